@@ -1,0 +1,84 @@
+"""graphopt: a pass manager for ONNX that says which rewrite broke your model.
+
+Everything public is here and loaded on first use, so that importing graphopt costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphopt import facts as facts
+    from graphopt.api import CheckFailed as CheckFailed
+    from graphopt.api import Result as Result
+    from graphopt.api import check as check
+    from graphopt.api import diff as diff
+    from graphopt.api import run as run
+    from graphopt.errors import BadInput as BadInput
+    from graphopt.errors import GraphoptError as GraphoptError
+    from graphopt.errors import MissingExtra as MissingExtra
+    from graphopt.errors import PassError as PassError
+    from graphopt.errors import PipelineError as PipelineError
+    from graphopt.errors import PluginError as PluginError
+    from graphopt.model import Model as Model
+    from graphopt.pipeline.manager import PassManager as PassManager
+    from graphopt.pipeline.spec import Pipeline as Pipeline
+    from graphopt.rewrite.changes import Change as Change
+    from graphopt.rewrite.changes import Declined as Declined
+    from graphopt.rewrite.changes import Diff as Diff
+    from graphopt.rewrite.gate import Gate as Gate
+    from graphopt.rewrite.passes import Numerics as Numerics
+    from graphopt.rewrite.passes import OpaquePass as OpaquePass
+    from graphopt.rewrite.passes import Pass as Pass
+    from graphopt.rewrite.passes import RewritePass as RewritePass
+    from graphopt.rewrite.passes import Signature as Signature
+    from graphopt.rewrite.passes import SurgeonPass as SurgeonPass
+    from graphopt.rewrite.passes import ToolReport as ToolReport
+    from graphopt.rewrite.rewriter import Rewriter as Rewriter
+
+_HOMES = {
+    "api": ("CheckFailed", "Result", "check", "diff", "run"),
+    "errors": (
+        "BadInput",
+        "GraphoptError",
+        "MissingExtra",
+        "PassError",
+        "PipelineError",
+        "PluginError",
+    ),
+    "model": ("Model",),
+    "pipeline.manager": ("PassManager",),
+    "pipeline.spec": ("Pipeline",),
+    "rewrite.changes": ("Change", "Declined", "Diff"),
+    "rewrite.gate": ("Gate",),
+    "rewrite.passes": (
+        "Numerics",
+        "OpaquePass",
+        "Pass",
+        "RewritePass",
+        "Signature",
+        "SurgeonPass",
+        "ToolReport",
+    ),
+    "rewrite.rewriter": ("Rewriter",),
+}
+_HOME_OF = {name: f"graphopt.{home}" for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "facts", *sorted(_HOME_OF)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "facts":
+        return importlib.import_module("graphopt.rewrite.facts")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'graphopt' has no attribute '{name}'")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Checks: feeds, sessions, comparison and verdicts."""

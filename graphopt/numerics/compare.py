@@ -1,0 +1,346 @@
+"""Compare the outputs of two models: tolerance and verdict, slice by slice.
+
+One scale for a whole tensor is blind: YOLO puts boxes up to 640 and class scores of 1e-4 into one
+output. So the tolerance follows the scale of each *slice*, one index of the axis along which the
+reference's scale varies most, and of each feed, so that a feed of wide scale hides nothing in a feed
+of tiny scale. An element may be off by ``atol * scale(slice, feed) + rtol * |reference|``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from graphopt.errors import BadInput
+from graphopt.numerics.statistics import Leaf, Tally, magnitude
+from graphopt.numerics.values import Array, epsilon, flatten, is_float
+from graphopt.record.data import OutputCheck, Verdict
+from graphopt.rewrite.passes import Numerics
+
+ATOL = 1e-5
+"""Default absolute tolerance, as a share of the slice's scale."""
+RTOL = 1e-4
+"""Default tolerance relative to the reference element."""
+
+Outputs: TypeAlias = Mapping[str, Any]
+"""The outputs of one run by name; see `graphopt.numerics.values` for what they may be."""
+Tolerances: TypeAlias = float | Mapping[str, float] | None
+"""One tolerance, or one by output name with ``""`` for the others; None for the default."""
+
+# More indices than this are positions (anchors, a vocabulary), not channels.
+_MOST_SLICES = 4096
+# The largest of fewer elements says little of a slice's scale: of 1,000 iid normal slices with one
+# element each, some scale would be 1,000 times too small, and rounding there would look broken.
+_LEAST_ELEMENTS = 16
+# Below this ratio of scales one scale serves the whole tensor.
+_LEAST_RATIO = 4.0
+# Tolerances never go below this many units of the coarsest precision that the values went through:
+# one rounding gives half a unit, and a short chain of them a few.
+_UNITS = 4.0
+# Up to this share of mismatched elements an integer output may have come from rounding before an
+# argmax, a quantizer or a threshold.
+_FEW = 0.01
+
+_SEVERITY: tuple[Verdict, ...] = (
+    "identical",
+    "rounding",
+    "within tolerance",
+    "not checked",
+    "undecided",
+    "does not run",
+    "broken",
+)
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict that decides: the most severe; ``not checked`` beside others means ``undecided``."""
+    if not verdicts:
+        return "not checked"
+    verdict = max(verdicts, key=_SEVERITY.index)
+    if verdict == "not checked" and any(other != verdict for other in verdicts):
+        return "undecided"
+    return verdict
+
+
+class Baseline:
+    """The reference outputs on every feed, prepared once for comparing many candidates with them.
+
+    Args:
+        outputs: The reference outputs, one mapping for each feed.
+        feeds: The names of the feeds, in the same order.
+        atol: Share of the slice's scale; by default 1e-5, and no less than 4 units of the output's
+            float type (fp16 0.4 %, bf16 3 %).
+        rtol: Relative to the reference element; by default 1e-4, and no less than 4 units likewise.
+        precision: The spacing at 1 of the coarsest float type inside the model, which bounds the
+            default tolerances from below as an output's own type does.
+        skip: Outputs that cannot be compared, with the reason.
+
+    Raises:
+        BadInput: A tolerance names an output that does not exist.
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[Outputs],
+        feeds: Sequence[str],
+        *,
+        atol: Tolerances = None,
+        rtol: Tolerances = None,
+        precision: float = 0.0,
+        skip: Mapping[str, str] | None = None,
+    ) -> None:
+        self.feeds = tuple(feeds)
+        self.names = tuple(outputs[0]) if outputs else ()
+        self._atol, self._rtol = atol, rtol
+        self._precision = precision
+        self._skip = dict(skip or {})
+        self._demand_names("atol", atol)
+        self._demand_names("rtol", rtol)
+        self.axes: dict[str, int | None] = {}
+        self._leaves: dict[str, list[list[Leaf]]] = {}
+        for name in self.names:
+            feeds_leaves = [flatten(feed[name]) for feed in outputs]
+            axis = self.axes[name] = slice_axis(_tensors(feeds_leaves))
+            self._leaves[name] = [[Leaf.of(*leaf, axis) for leaf in leaves] for leaves in feeds_leaves]
+
+    def compare(
+        self, candidate: Sequence[Outputs | None], numerics: Numerics = Numerics.REASSOCIATES
+    ) -> list[OutputCheck]:
+        """Compare a candidate's outputs with the reference.
+
+        Args:
+            candidate: Its outputs on every feed, in order; None for a feed that it cannot take.
+            numerics: What was promised of the candidate.
+
+        Returns:
+            One entry for each output of the reference. ``max_abs``, ``max_rel`` (over reference
+            elements that are not 0), ``mean_abs``, ``rmse`` and ``mismatched`` are taken over the
+            elements of all feeds, ``cosine`` and ``sqnr_db`` from the feed where they are lowest.
+        """
+        tallies: list[Tally] = []
+        entries: list[OutputCheck] = []
+        for name in self.names:
+            tally = Tally()
+            entries.append(self._output(name, candidate, numerics, tally))
+            tallies.append(tally)
+        _leave_open(entries, tallies, numerics)
+        return entries
+
+    def _output(
+        self, name: str, candidate: Sequence[Outputs | None], numerics: Numerics, tally: Tally
+    ) -> OutputCheck:
+        if name in self._skip:
+            return OutputCheck(name, "not checked", reason=self._skip[name])
+        for feed, leaves, outputs in zip(self.feeds, self._leaves[name], candidate, strict=True):
+            if outputs is None:
+                continue
+            found = flatten(outputs[name]) if name in outputs else []
+            fault = _structure_fault(leaves, found)
+            if fault:
+                first = leaves[0].array
+                return OutputCheck(
+                    name,
+                    "broken",
+                    dtype="" if first is None else str(first.dtype),
+                    shape=[] if first is None else list(first.shape),
+                    feed=feed,
+                    reason=f"{fault} on feed {feed}.",
+                )
+            for leaf, (_, array) in zip(leaves, found, strict=True):
+                if array is not None and leaf.array is not None:
+                    tally.add(feed, leaf, array, *self._tolerance(name, leaf.array))
+        return _entry(name, self.axes[name], tally, numerics)
+
+    def _tolerance(self, name: str, reference: Array) -> tuple[float, float]:
+        least = _UNITS * max(epsilon(reference.dtype), self._precision)
+        atol, rtol = _of(self._atol, name), _of(self._rtol, name)
+        return (
+            max(ATOL, least) if atol is None else atol,
+            max(RTOL, least) if rtol is None else rtol,
+        )
+
+    def _demand_names(self, option: str, given: Tolerances) -> None:
+        names = set(given) - {"", *self.names} if isinstance(given, Mapping) else set[str]()
+        if names:
+            raise BadInput(
+                f"The {option} for '{min(names)}' names no output of the model: it has "
+                f"{', '.join(self.names)}."
+            )
+
+
+def compare(
+    reference: Sequence[Outputs],
+    candidate: Sequence[Outputs | None],
+    *,
+    atol: Tolerances = None,
+    rtol: Tolerances = None,
+    numerics: Numerics = Numerics.REASSOCIATES,
+    feeds: Sequence[str] | None = None,
+) -> list[OutputCheck]:
+    """Compare outputs once; see `Baseline` for the arguments and `Baseline.compare` for the result."""
+    names = feeds if feeds is not None else [f"feed {index}" for index in range(len(reference))]
+    return Baseline(reference, names, atol=atol, rtol=rtol).compare(candidate, numerics)
+
+
+def slice_axis(arrays: Sequence[Array]) -> int | None:
+    """The axis along which the scale varies most over all feeds, or None where none stands out.
+
+    Only axes of one size on every feed, of 2 to 4096 indices with at least 16 elements each, count;
+    the ratio between the largest and the smallest nonzero slice scale must be 4 or more.
+    """
+    arrays = [array for array in arrays if array.size]
+    if len({array.ndim for array in arrays}) != 1:
+        return None
+    absolutes = [magnitude(array) for array in arrays]
+    chosen, chosen_ratio = None, _LEAST_RATIO
+    for axis in range(arrays[0].ndim):
+        size = arrays[0].shape[axis]
+        if any(array.shape[axis] != size for array in arrays) or not 2 <= size <= _MOST_SLICES:
+            continue
+        if min(array.size for array in arrays) // size < _LEAST_ELEMENTS:
+            continue
+        ratio = _spread(absolutes, axis)
+        if ratio >= chosen_ratio:
+            chosen, chosen_ratio = axis, ratio
+    return chosen
+
+
+def _spread(absolutes: Sequence[Array], axis: int) -> float:
+    scale = np.zeros(absolutes[0].shape[axis])
+    for absolute in absolutes:
+        slices = absolute.max(axis=tuple(i for i in range(absolute.ndim) if i != axis))
+        np.maximum(scale, slices / max(float(slices.max()), 1e-300), out=scale)
+    scale = scale[scale > 0]
+    return float(scale.max() / scale.min()) if scale.size else 0.0
+
+
+def _tensors(feeds: Sequence[Sequence[tuple[str, Array | None]]]) -> list[Array]:
+    """The arrays of a float tensor output on every feed; empty for any other output."""
+    arrays = [array for leaves in feeds for path, array in leaves if not path and array is not None]
+    if len(arrays) != sum(map(len, feeds)) or not all(is_float(array.dtype) for array in arrays):
+        return []
+    return arrays
+
+
+def _of(given: Tolerances, name: str) -> float | None:
+    return given.get(name, given.get("")) if isinstance(given, Mapping) else given
+
+
+def _structure_fault(leaves: Sequence[Leaf], found: Sequence[tuple[str, Array | None]]) -> str:
+    if not found:
+        return "It is missing"
+    paths, others = [leaf.path for leaf in leaves], [path for path, _ in found]
+    if paths != others:
+        odd = sorted(set(paths) ^ set(others))
+        return f"It has {len(others)} parts for {len(paths)}" + (f", differing in {odd[0]}" if odd else "")
+    for leaf, (path, array) in zip(leaves, found, strict=True):
+        place = f" at {path}" if path else ""
+        if (array is None) != (leaf.array is None):
+            return f"It is {'absent' if array is None else 'present'}{place}"
+        if array is None or leaf.array is None:
+            continue
+        if array.dtype != leaf.array.dtype and not (
+            array.dtype.kind in "OU" and leaf.array.dtype.kind in "OU"
+        ):
+            return f"Its type{place} is {array.dtype} for {leaf.array.dtype}"
+        if array.shape != leaf.array.shape:
+            return f"Its shape{place} is {list(array.shape)} for {list(leaf.array.shape)}"
+        if path == "keys" and not np.array_equal(array, leaf.array):
+            return "Its keys differ"
+    return ""
+
+
+def _entry(name: str, axis: int | None, tally: Tally, numerics: Numerics) -> OutputCheck:
+    verdict, reason = _verdict(tally, axis, numerics)
+    at = tally.worst
+    entry = OutputCheck(
+        name,
+        verdict,
+        dtype=tally.dtype,
+        shape=list(at.shape if at.index is not None else tally.shape),
+        axis=axis,
+        mismatched=tally.mismatched / tally.elements if tally.elements else 0.0,
+        feed=at.feed,
+        reason=reason,
+    )
+    if at.index is not None:
+        entry.worst_index = list(at.index)
+        entry.worst_slice = None if axis is None else at.index[axis]
+        entry.expected, entry.actual = _plain(at.expected), _plain(at.actual)
+    if tally.numeric:
+        entry.max_abs, entry.max_rel = tally.max_abs, tally.max_rel
+        entry.mean_abs = tally.sum_abs / tally.numeric
+        entry.rmse = math.sqrt(tally.sum_square / tally.numeric)
+        entry.cosine = tally.cosine
+        entry.sqnr_db = tally.sqnr_db if math.isfinite(tally.sqnr_db) else None
+    return entry
+
+
+def _verdict(tally: Tally, axis: int | None, numerics: Numerics) -> tuple[Verdict, str]:
+    if not tally.runs:
+        return "identical", "It is absent on every feed."
+    if tally.mismatched:
+        return _mismatch(tally, axis)
+    if tally.powerless == tally.runs:
+        return "undecided", "The source gives nothing finite on any feed: give data with --inputs."
+    if tally.identical:
+        return "identical", "" if tally.elements else "It is empty on every feed."
+    exact = numerics is Numerics.EXACT
+    return "within tolerance", "Declared exact but not bit-identical." if exact else ""
+
+
+def _mismatch(tally: Tally, axis: int | None) -> tuple[Verdict, str]:
+    at = tally.worst
+    index = at.index or ()
+    place = f"{_text(at.actual)} for {_text(at.expected)} at {at.path}[{','.join(map(str, index))}]"
+    if tally.discrete:
+        share = tally.mismatched / tally.elements
+        return "broken", f"{share:.3%} of the elements differ: {place} on feed {at.feed}."
+    if tally.special:
+        return "broken", f"Not finite on one side only: {place} on feed {at.feed}."
+    if tally.mismatched == tally.doubtful:
+        return "undecided", (
+            f"{place} on feed {at.feed}: the source is exactly zero in this slice, and beside the scale "
+            "of the other slices so small a value can be rounding."
+        )
+    where = "" if axis is None else f"slice {index[axis]}, "
+    return "broken", (
+        f"{where}{place} on feed {at.feed} is {at.ratio:.3g} times the tolerance of {at.allowed:.3g}."
+    )
+
+
+def _leave_open(entries: Sequence[OutputCheck], tallies: Sequence[Tally], numerics: Numerics) -> None:
+    # An argmax, a quantizer or a threshold turns rounding into a mismatch, and before there is a noise
+    # floor nothing tells whether it did: a few mismatches beside outputs that are right stay open.
+    discrete = [
+        entry.verdict == "broken" and 0 < tally.discrete == tally.mismatched and tally.numeric > 0
+        for entry, tally in zip(entries, tallies, strict=True)
+    ]
+    others_right = not any(
+        entry.verdict == "broken" and not whole for entry, whole in zip(entries, discrete, strict=True)
+    )
+    for entry, whole in zip(entries, discrete, strict=True):
+        if not whole:
+            continue
+        if numerics is Numerics.LOSSY:
+            entry.verdict = "undecided"
+            entry.reason += " The pass changes values on purpose, and this may be its effect."
+        elif others_right and (entry.mismatched or 0.0) < _FEW:
+            entry.verdict = "undecided"
+            entry.reason += " So few can come from rounding before an argmax or a quantizer."
+
+
+def _plain(value: Any) -> float | str | None:
+    if isinstance(value, str | bytes):
+        return value if isinstance(value, str) else value.decode(errors="replace")
+    if isinstance(value, complex | np.complexfloating):
+        return str(value)
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    plain = _plain(value)
+    return f"'{plain[:40]}'" if isinstance(plain, str) else f"{plain:.9g}"

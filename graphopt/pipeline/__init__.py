@@ -1,0 +1,1 @@
+"""Pipelines: how they are written, found and run."""

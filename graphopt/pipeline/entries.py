@@ -1,0 +1,62 @@
+"""Turns what a pass did into its entry of the record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from graphopt.record.data import NodeChanges, NodeEntry, PassEntry, SiteEntry
+from graphopt.rewrite.changes import Change, Diff, NodeImage, NodeRef
+
+
+def record_changes(entry: PassEntry, changes: Iterable[Change]) -> None:
+    """Note the rewrites of an own pass: net nodes and operators, and one site for each."""
+    removed: dict[tuple[str, str, str], NodeEntry] = {}
+    added: dict[tuple[str, str, str], NodeEntry] = {}
+    ops: Counter[str] = Counter()
+    for change in changes:
+        graph = change.site.key.graph
+        for image in change.removed:
+            ops[image.op] -= 1
+            if added.pop(_identity(image, graph), None) is None:
+                removed[_identity(image, graph)] = NodeEntry(image.name, image.op, graph)
+        for image in change.added:
+            ops[image.op] += 1
+            added[_identity(image, graph)] = NodeEntry(image.name, image.op, graph)
+        entry.sites.append(_site_entry(change))
+    entry.ops = {op: delta for op, delta in sorted(ops.items()) if delta}
+    entry.nodes = NodeChanges(list(removed.values()), list(added.values()))
+
+
+def _identity(image: NodeImage, graph: str) -> tuple[str, str, str]:
+    return graph, image.op, image.outputs[0].name if image.outputs else image.name
+
+
+def _site_entry(change: Change) -> SiteEntry:
+    site = change.site
+    return SiteEntry(
+        key=str(site.key),
+        index=site.number,
+        graph=site.key.graph,
+        node=site.node,
+        op=site.op,
+        removed=[image.name for image in change.removed],
+        added=[image.name for image in change.added],
+    )
+
+
+def record_diff(entry: PassEntry, diff: Diff) -> None:
+    """Note what a tool changed at once."""
+    entry.nodes = NodeChanges(
+        [_node(ref) for ref in diff.removed],
+        [_node(ref) for ref in diff.added],
+        [_node(ref) for ref, _ in diff.modified],
+    )
+    ops = Counter(ref.op for ref in diff.added)
+    ops.subtract(Counter(ref.op for ref in diff.removed))
+    entry.ops = {op: delta for op, delta in sorted(ops.items()) if delta}
+    entry.notes += [f"model: {phrase}" for phrase in diff.model]
+
+
+def _node(ref: NodeRef) -> NodeEntry:
+    return NodeEntry(ref.name, ref.op, ref.graph)

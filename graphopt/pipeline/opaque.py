@@ -1,0 +1,206 @@
+"""Runs the passes that change a model as a whole: GraphSurgeon's in this process, tools in a worker.
+
+After any of them the engine gives back what the tool dropped and removes what it added; see
+`graphopt.restore`. Results of isolated passes are cached on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from graphopt import __version__
+from graphopt.errors import BadInput, GraphoptError, PassError, ToolFailed
+from graphopt.model import Model
+from graphopt.pipeline import worker as workers
+from graphopt.pipeline.cache import DiskCache
+from graphopt.restore import restore
+from graphopt.rewrite.passes import OpaquePass, SurgeonPass, ToolReport
+
+_MODEL = "model.onnx"
+_REPORT = "report.json"
+_STATUS = {"crashed": "crashed", "out of memory": "crashed", "timed out": "timed out"}
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """What foreign code runs with.
+
+    Attributes:
+        worker: The process that it runs in.
+        cache: Where results are kept; None to run every tool anew.
+        timeout: Seconds that one pass may take; None for no limit.
+        memory: Bytes that the process may use; None for the worker's default.
+        setup: Plugin files to load in the worker first, as (module name, path).
+    """
+
+    worker: Callable[[], workers.Worker] = workers.pool
+    cache: DiskCache | None = field(default_factory=DiskCache)
+    timeout: float | None = 600.0
+    memory: int | None = None
+    setup: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRun:
+    """What a tool made of a model.
+
+    Attributes:
+        model: The changed model, restored.
+        report: What the tool said of its run.
+        notes: What was restored or removed, as sentences.
+        cached: Whether the result came from the cache.
+    """
+
+    model: Model
+    report: ToolReport
+    notes: tuple[str, ...]
+    cached: bool = False
+
+
+def run_surgeon(step: SurgeonPass, model: Model) -> ToolRun:
+    """Hand the model to a `SurgeonPass` as a `gs.Graph` and take it back.
+
+    Raises:
+        PassError: The pass raised, or lost something of the signature.
+    """
+    import onnx_graphsurgeon as gs
+
+    graph = gs.import_onnx(model.proto())
+    try:
+        changed = step.surgery(graph)
+    except GraphoptError:
+        raise
+    except Exception as error:
+        raise PassError(
+            f"Pass '{step.name}' failed: {type(error).__name__}: {error}", pass_name=step.name
+        ) from error
+    proto = gs.export_onnx(graph if changed is None else changed, do_type_check=False)
+    restored, notes = restore(model, proto, signature=not step.signature.changes)
+    return ToolRun(restored, ToolReport(), notes)
+
+
+def run_tool(step: OpaquePass, model: Model, disabled: frozenset[str], tools: Toolbox) -> ToolRun:
+    """Run an `OpaquePass`, in the worker if it is isolated.
+
+    Raises:
+        BadInput: The pass refused the model or an option.
+        PassError: The pass raised, or lost something of the signature.
+        ToolFailed: Its process crashed, hung or ran out of memory.
+    """
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
+        if not step.isolated:
+            folder, report = _transform_here(step, model, disabled, Path(scratch))
+            cached = False
+        else:
+            folder, report, cached = _transform_cached(step, model, disabled, tools, Path(scratch))
+        restored, notes = restore(model, folder / _MODEL, signature=not step.signature.changes)
+    return ToolRun(restored, report, notes, cached)
+
+
+def transform_files(step: OpaquePass, source: str, target: str, disabled: frozenset[str]) -> ToolReport:
+    """What the worker calls: run the pass from file to file."""
+    return step.transform_file(Path(source), Path(target), disabled)
+
+
+def _transform_here(
+    step: OpaquePass, model: Model, disabled: frozenset[str], scratch: Path
+) -> tuple[Path, ToolReport]:
+    source, target = _folders(scratch)
+    model.write(source / _MODEL)
+    try:
+        report = step.transform_file(source / _MODEL, target / _MODEL, disabled)
+    except GraphoptError:
+        raise
+    except Exception as error:
+        raise PassError(
+            f"Pass '{step.name}' failed: {type(error).__name__}: {error}", pass_name=step.name
+        ) from error
+    _expect_model(step, target)
+    return target, report
+
+
+def _transform_cached(
+    step: OpaquePass, model: Model, disabled: frozenset[str], tools: Toolbox, scratch: Path
+) -> tuple[Path, ToolReport, bool]:
+    key = cache_key(step, model, disabled)
+    if tools.cache is not None and (hit := tools.cache.get(key)) is not None:
+        return hit, msgspec.json.decode((hit / _REPORT).read_bytes(), type=ToolReport), True
+    source, target = _folders(scratch)
+    model.write(source / _MODEL)
+    reply = tools.worker().call(
+        "graphopt.pipeline.opaque:transform_files",
+        step,
+        str(source / _MODEL),
+        str(target / _MODEL),
+        disabled,
+        timeout=tools.timeout,
+        memory=tools.memory,
+        setup=tools.setup,
+    )
+    _raise_failure(step, reply)
+    _expect_model(step, target)
+    report: ToolReport = reply.value
+    (target / _REPORT).write_bytes(msgspec.json.encode(report))
+    if tools.cache is not None:
+        tools.cache.put(key, target)
+    return target, report, False
+
+
+def _folders(scratch: Path) -> tuple[Path, Path]:
+    source, target = scratch / "in", scratch / "out"
+    for folder in (source, target):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+    return source, target
+
+
+def _expect_model(step: OpaquePass, target: Path) -> None:
+    if not (target / _MODEL).is_file():
+        raise PassError(f"Pass '{step.name}' finished without writing a model.", pass_name=step.name)
+
+
+def _raise_failure(step: OpaquePass, reply: workers.Reply) -> None:
+    if reply.status == "ok":
+        return
+    if reply.status == "error":
+        if isinstance(reply.exception, BadInput):
+            raise reply.exception
+        raise PassError(f"Pass '{step.name}' failed: {reply.error}", pass_name=step.name)
+    raise ToolFailed(
+        f"Pass '{step.name}' {reply.error or reply.status}; leave it out with --skip {step.name}.",
+        status=_STATUS[reply.status],
+        output=reply.output,
+        pass_name=step.name,
+    )
+
+
+def cache_key(step: OpaquePass, model: Model, disabled: frozenset[str]) -> str:
+    """The key of a tool's result: everything that decides it."""
+    cls = type(step)
+    parts: dict[str, Any] = {
+        "graphopt": __version__,
+        "model": model.digest(),
+        "pass": f"{cls.__module__}:{cls.__qualname__}",
+        "code": _code_digest(cls),
+        "options": {name: repr(value) for name, value in step.options().items()},
+        "disabled": sorted(disabled),
+        "versions": {name: importlib.metadata.version(name) for name in step.packages},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _code_digest(cls: type[OpaquePass]) -> str:
+    path = inspect.getsourcefile(cls)
+    return "" if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()

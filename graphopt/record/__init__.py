@@ -1,0 +1,1 @@
+"""The record of a run: data classes, JSON schema, rendering."""

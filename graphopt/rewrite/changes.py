@@ -1,0 +1,168 @@
+"""What a pass did, as data: one `Change` for each rewrite, a `Diff` for what a tool did at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import onnx_ir as ir
+
+from graphopt.rewrite.gate import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Why a pass does not rewrite a place that looks like its own.
+
+    Attributes:
+        reason: A short, countable phrase without names: ``"the value is a graph output"``.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValueImage:
+    """Type and shape of a value when its node was imaged; None where unknown."""
+
+    name: str
+    type: ir.TypeProtocol | None
+    shape: ir.Shape | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeImage:
+    """A node as it stood at one moment, detached from the graph.
+
+    Attributes:
+        name: The node name, possibly empty.
+        domain: The operator's domain, ``""`` for the default one.
+        op_type: The operator.
+        overload: The overload of a model-local function, else empty.
+        inputs: Names of the inputs; None for an omitted optional one.
+        outputs: The outputs with their types.
+        attributes: The attributes; subgraphs in them are copies.
+        metadata: The node's metadata_props.
+    """
+
+    name: str
+    domain: str
+    op_type: str
+    overload: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[ValueImage, ...]
+    attributes: Mapping[str, ir.Attr]
+    metadata: Mapping[str, str]
+
+    @property
+    def op(self) -> str:
+        """The operator with its domain unless that is the default one."""
+        return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
+
+    @classmethod
+    def of(cls, node: ir.Node) -> NodeImage:
+        """Image a node. Tensors are taken by reference, subgraphs are copied."""
+        attributes = dict(node.attributes)
+        for name, attr in attributes.items():
+            if attr.is_ref():
+                continue
+            if attr.type == ir.AttributeType.GRAPH:
+                copy = attr.as_graph().clone(allow_outer_scope_values=True)
+                _forget_uses(copy)
+                attributes[name] = ir.AttrGraph(name, copy)
+            elif attr.type == ir.AttributeType.GRAPHS:
+                copies = [g.clone(allow_outer_scope_values=True) for g in attr.as_graphs()]
+                for copy in copies:
+                    _forget_uses(copy)
+                attributes[name] = ir.AttrGraphs(name, copies)
+        return cls(
+            node.name or "",
+            node.domain,
+            node.op_type,
+            node.overload,
+            tuple(None if value is None else value.name for value in node.inputs),
+            tuple(ValueImage(value.name or "", value.type, value.shape) for value in node.outputs),
+            MappingProxyType(attributes),
+            MappingProxyType(dict(node.metadata_props)),
+        )
+
+
+def _forget_uses(graph: ir.Graph) -> None:
+    # The copy of a subgraph must not count as a user of the outer values it names: a use that no
+    # graph owns would keep dead nodes alive. A stand-in of the same name carries the reference.
+    own = {value for node in graph.all_nodes() for value in node.outputs}
+    for inner in (graph, *graph.subgraphs()):
+        own.update(inner.inputs)
+        own.update(inner.initializers.values())
+    stand_ins: dict[ir.Value, ir.Value] = {}
+    for node in graph.all_nodes():
+        for index, value in enumerate(node.inputs):
+            if value is None or value in own:
+                continue
+            if value not in stand_ins:
+                stand_ins[value] = ir.Value(
+                    name=value.name, type=value.type, shape=value.shape, const_value=value.const_value
+                )
+            node.replace_input_with(index, stand_ins[value])
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One rewrite, with both of its sides.
+
+    Attributes:
+        site: Where.
+        removed: The nodes that went, as they were before, in graph order.
+        added: The nodes that came, as they are after, in graph order.
+        replaced: Pairs (old value, value that took its uses), by the names they had before.
+        renamed: Pairs (name before, name after) of values that took over the name of a graph output.
+        constants: The constant tensors that the removed or added nodes read, by name; by reference.
+    """
+
+    site: Site
+    removed: tuple[NodeImage, ...]
+    added: tuple[NodeImage, ...]
+    replaced: tuple[tuple[str, str], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    constants: Mapping[str, ir.TensorProtocol] = field(
+        default_factory=lambda: MappingProxyType(dict[str, ir.TensorProtocol]())
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """A node in a diff or a record."""
+
+    name: str
+    op: str
+    graph: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What differs between two models, after matching nodes by name and by structure.
+
+    Attributes:
+        removed: Nodes of the first model without a partner in the second.
+        added: Nodes of the second model without a partner in the first.
+        modified: Nodes whose partner differs; each with one phrase for every difference
+            (``"attribute perm (0, 1) > (1, 0)"``, ``"input 1 a > b"``).
+        renamed: Pairs (name before, name after) of nodes that are the same but for names.
+        initializers: Initializers ``removed``, ``added`` and ``modified``, by name.
+        model: One phrase for each difference of the model's own fields, signature and metadata.
+    """
+
+    removed: tuple[NodeRef, ...] = ()
+    added: tuple[NodeRef, ...] = ()
+    modified: tuple[tuple[NodeRef, tuple[str, ...]], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    initializers: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: MappingProxyType(dict[str, tuple[str, ...]]())
+    )
+    model: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.removed or self.added or self.modified or self.model or any(self.initializers.values())
+        )

@@ -1,0 +1,222 @@
+"""Applies a `RewritePass` to a model: finds the sites, keys them, asks the gate, lets the pass rewrite."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from graphopt.errors import GraphoptError, NotConverged, PassError
+from graphopt.rewrite import facts
+from graphopt.rewrite.changes import Change, Declined
+from graphopt.rewrite.gate import Gate, Site, SiteKey
+from graphopt.rewrite.passes import RewritePass
+from graphopt.rewrite.paths import root_name
+from graphopt.rewrite.rewriter import Rewriter
+from graphopt.rewrite.workspace import Scope, Workspace, scope_of
+
+_REWRITES_PER_NODE = 16
+_REWRITES_PER_ROOT = 1000
+
+
+@dataclass(eq=False)
+class SiteBook:
+    """What a run knows of its sites so far; shared by all passes and all rounds of a fixpoint.
+
+    Attributes:
+        gate: Decides which sites may be rewritten.
+        applied: The number of rewrites so far, which is the number of the next site.
+        refused: The sites that the gate refused, in order.
+    """
+
+    gate: Gate
+    applied: int = 0
+    refused: dict[SiteKey, Site] = field(default_factory=dict[SiteKey, Site])
+    _counts: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
+
+    def site(self, instance: str, scope: Scope, root: str, node: str, op: str) -> Site:
+        """The site at a root, as it would be numbered if it were applied now."""
+        count = self._counts[instance, scope.path, root]
+        return Site(SiteKey(instance, scope.path, root, count), self.applied, node, op)
+
+    def admit(self, site: Site) -> bool:
+        """Ask the gate; count the site if it may be rewritten."""
+        if not self.gate.allows(site):
+            self.refused[site.key] = site
+            return False
+        self.applied += 1
+        self._counts[site.key.instance, site.key.graph, site.key.root] += 1
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What one run of a rewriting pass did.
+
+    Attributes:
+        changes: One for each rewrite, in the order of application.
+        declined: How many places were left alone, by reason.
+    """
+
+    changes: tuple[Change, ...]
+    declined: dict[str, int]
+
+
+class _Worklist:
+    """A queue of nodes without repetition; first in, first out, so that the order is the graph's."""
+
+    def __init__(self) -> None:
+        self._queue: deque[ir.Node] = deque()
+        self._queued: set[ir.Node] = set()
+
+    def push(self, node: ir.Node) -> None:
+        if node not in self._queued:
+            self._queued.add(node)
+            self._queue.append(node)
+
+    def pop(self) -> ir.Node | None:
+        if not self._queue:
+            return None
+        node = self._queue.popleft()
+        self._queued.discard(node)
+        return node
+
+
+class Driver:
+    """Runs one pass over one workspace."""
+
+    def __init__(self, step: RewritePass[Any], instance: str, space: Workspace, book: SiteBook) -> None:
+        self._step = step
+        self._instance = instance
+        self._space = space
+        self._book = book
+        self._roots = _root_set(step.roots)
+        self._functions = set(space.model.functions)
+        self._changes: list[Change] = []
+        self._declined: dict[ir.Node | ir.Value, str] = {}
+        self._worklist = _Worklist()
+
+    def run(self) -> Rewritten:
+        """Rewrite until no site is left.
+
+        Raises:
+            PassError: The pass raised, or broke a rule of the `Rewriter`; names pass and site.
+            NotConverged: More rewrites than any pass that ends could need.
+        """
+        total = 0
+        for node in self._space.nodes():
+            total += 1
+            if self._is_root(node):
+                self._worklist.push(node)
+        cap = _REWRITES_PER_ROOT + _REWRITES_PER_NODE * total
+        while (node := self._worklist.pop()) is not None:
+            if node.graph is not None:
+                self._visit(node)
+            if len(self._changes) > cap:
+                raise self._not_converged(len(self._changes))
+        self._visit_initializers()
+        return Rewritten(tuple(self._changes), dict(Counter(self._declined.values())))
+
+    def _is_root(self, node: ir.Node) -> bool:
+        if self._roots is not None and (node.domain, node.op_type) not in self._roots:
+            return False
+        return not self._functions or node.op_identifier() not in self._functions
+
+    def _visit(self, node: ir.Node) -> None:
+        scope = scope_of(node.graph)
+        opset = scope.opsets.get("", scope.opsets.get("ai.onnx", 0))
+        if opset < self._step.min_opset and node.domain == "":
+            self._declined[node] = f"the opset is below {self._step.min_opset}"
+            return
+        try:
+            match = self._step.match(node)
+        except facts.UnknownAttribute:
+            match = Declined("an attribute is a parameter of the function")
+        except GraphoptError:
+            raise
+        except Exception as error:
+            raise self._fault("matching", node.name, error) from error
+        if match is None or isinstance(match, Declined):
+            self._note(node, match)
+            return
+        self._declined.pop(node, None)
+        op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        self._apply(scope, match, root_name(node), node.name or "", op, node)
+
+    def _apply(self, scope: Scope, match: Any, root: str, name: str, op: str, node: ir.Node | None) -> None:
+        site = self._book.site(self._instance, scope, root, name, op)
+        if not self._book.admit(site):
+            return
+        if site.key.count >= _REWRITES_PER_ROOT:
+            raise self._not_converged(site.key.count, site)
+        rewriter = Rewriter(self._space, scope, site, node)
+        try:
+            self._step.rewrite(match, rewriter)
+            change = rewriter.commit()
+        except GraphoptError:
+            raise
+        except Exception as error:
+            raise self._fault("rewriting", name, error, site) from error
+        if not rewriter.changed:
+            raise PassError(
+                f"Pass '{self._instance}' matched at {site.key} but changed nothing: its match must"
+                " return None there.",
+                pass_name=self._instance,
+                site=str(site.key),
+            )
+        self._changes.append(change)
+        for touched in rewriter.touched:
+            if touched.graph is not None and self._is_root(touched):
+                self._worklist.push(touched)
+
+    def _visit_initializers(self) -> None:
+        if type(self._step).match_initializer is RewritePass.match_initializer:
+            return
+        for scope in self._space.scopes:
+            for value in list(scope.graph.initializers.values()):
+                match = self._step.match_initializer(value)
+                if match is None or isinstance(match, Declined):
+                    self._note(value, match)
+                else:
+                    self._apply(scope, match, value.name or "", value.name or "", "initializer", None)
+
+    def _note(self, place: ir.Node | ir.Value, match: Declined | None) -> None:
+        if match is None:
+            self._declined.pop(place, None)
+        else:
+            self._declined[place] = match.reason
+
+    def _fault(self, doing: str, name: str | None, error: Exception, site: Site | None = None) -> PassError:
+        where = str(site.key) if site else f"node '{name}'"
+        return PassError(
+            f"Pass '{self._instance}' failed while {doing} at {where}: {type(error).__name__}: {error}",
+            pass_name=self._instance,
+            site=str(site.key) if site else None,
+        )
+
+    def _not_converged(self, count: int, site: Site | None = None) -> NotConverged:
+        last = site or self._changes[-1].site
+        return NotConverged(
+            f"Pass '{self._instance}' did not come to an end after {count} rewrites, the last at"
+            f" {last.key}: it undoes its own work; leave it out with --skip {self._instance}.",
+            pass_name=self._instance,
+            site=str(last.key),
+        )
+
+
+def _root_set(roots: Iterable[str]) -> set[tuple[str, str]] | None:
+    pairs: set[tuple[str, str]] = set()
+    for root in roots:
+        if root == "*":
+            return None
+        domain, _, op = root.rpartition("::")
+        pairs.add(("" if domain == "ai.onnx" else domain, op))
+    return pairs
+
+
+def rewrite(step: RewritePass[Any], instance: str, space: Workspace, book: SiteBook) -> Rewritten:
+    """Apply ``step`` to the model of ``space``; see `Driver.run`."""
+    return Driver(step, instance, space, book).run()

@@ -1,0 +1,214 @@
+"""What a pass may ask about nodes and values while it matches.
+
+Every function is pure and answers "unknown" rather than guess: a pass that gets None or `Declined`
+leaves the place alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.rewrite.changes import Declined
+from graphopt.rewrite.workspace import scope_of
+
+
+class UnknownAttribute(Exception):
+    """An attribute takes its value from a parameter of the function; the engine declines the site."""
+
+
+def opset(node: ir.Node, domain: str = "") -> int:
+    """The version of ``domain`` that ``node`` follows; 0 where the model does not import it."""
+    if node.version is not None and node.domain == domain:
+        return node.version
+    opsets = scope_of(node.graph).opsets
+    version = opsets.get(domain)
+    if version is None and domain == "":
+        version = opsets.get("ai.onnx")
+    return 0 if version is None else version
+
+
+def is_op(node: ir.Node | None, *op_types: str, domain: str = "") -> bool:
+    """Whether ``node`` is there and is one of these operators."""
+    return node is not None and node.domain == domain and node.op_type in op_types
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """The value of an attribute as a Python object, or ``default`` where it is left out.
+
+    Raises:
+        UnknownAttribute: The value is a parameter of the surrounding function. The driver catches
+            this and declines the site.
+    """
+    attr = node.attributes.get(name)
+    if attr is None:
+        return default
+    if attr.is_ref():
+        raise UnknownAttribute(name)
+    return attr.value
+
+
+def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
+    """The content of a value that is the same on every run, else None.
+
+    An initializer that is also an input counts only below ir_version 4, where it cannot be overridden.
+    The array may be a view of the model file: it is not to be changed.
+    """
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Like `constant`, without reading the weights: shape and dtype are at hand in the header."""
+    if value is None:
+        return None
+    if value.is_initializer():
+        if value.is_graph_input() and scope_of(value.graph).space.model.ir_version >= 4:
+            return None
+        return value.const_value
+    node = value.producer()
+    if not is_op(node, "Constant"):
+        return None
+    assert node is not None
+    return _constant_attribute(node)
+
+
+def _constant_attribute(node: ir.Node) -> ir.TensorProtocol | None:
+    if len(node.attributes) != 1:
+        return None
+    (attr,) = node.attributes.values()
+    if attr.is_ref():
+        return None
+    if attr.name == "value":
+        return attr.as_tensor()
+    if attr.name in ("value_float", "value_floats"):
+        return ir.tensor(np.asarray(attr.value, dtype=np.float32))
+    if attr.name in ("value_int", "value_ints"):
+        return ir.tensor(np.asarray(attr.value, dtype=np.int64))
+    return None
+
+
+def ints(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The content of a constant integer tensor of rank 0 or 1, else None."""
+    array = constant(value)
+    if array is None or array.ndim > 1 or not np.issubdtype(array.dtype, np.integer):
+        return None
+    return tuple(int(item) for item in np.atleast_1d(array))
+
+
+def scalar(value: ir.Value | None) -> float | int | bool | None:
+    """The number that every element of a constant is equal to, else None; None also when it is empty."""
+    tensor = constant_tensor(value)
+    if tensor is None or tensor.size == 0 or tensor.dtype == ir.DataType.STRING:
+        return None
+    array = tensor.numpy()
+    first = array.reshape(-1)[0]
+    if array.size > 1 and not bool((array == first).all()):
+        return None
+    return first.item()
+
+
+def dtype(value: ir.Value | None) -> ir.DataType | None:
+    """The element type of a tensor, None where unknown or not a tensor."""
+    if value is None or not isinstance(value.type, ir.TensorType):
+        return None
+    return value.type.dtype
+
+
+def shape(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
+    """The shape: an int, the name of a symbolic dim, or None for each axis; None for unknown rank."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape where every dim is a known number, else None."""
+    dims = shape(value)
+    if dims is None or not all(isinstance(dim, int) for dim in dims):
+        return None
+    return tuple(dim for dim in dims if isinstance(dim, int))
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """The number of axes, None where unknown."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:
+    """Whether two values provably have one shape: equal numbers or equal symbols on every axis."""
+    left, right = shape(a), shape(b)
+    return left is not None and left == right and None not in left
+
+
+def sole_user(value: ir.Value) -> ir.Node | None:
+    """The only node that reads ``value``, if the value is seen nowhere else."""
+    if value.is_graph_output() or scope_of(value.graph).space.is_pinned(value):
+        return None
+    uses = value.uses()
+    if len(uses) != 1:
+        return None
+    return next(iter(uses)).node
+
+
+def is_observed(value: ir.Value) -> bool:
+    """Whether anything outside the nodes' inputs sees ``value``: a graph output, or a reference by name."""
+    return value.is_graph_output() or scope_of(value.graph).space.is_pinned(value)
+
+
+def precedes(a: ir.Node, b: ir.Node) -> bool:
+    """Whether ``a`` comes before ``b`` in the graph that both belong to."""
+    order = scope_of(a.graph).order()
+    return a.graph is b.graph and order[a] < order[b]
+
+
+def replaceable(old: ir.Value, new: ir.Value | None) -> Declined | None:
+    """Whether every use of ``old`` may read ``new`` instead, given that they are always equal.
+
+    Returns:
+        None if so, else the reason. A `Rewriter.replace` of what is declined here is an error.
+    """
+    if new is None:
+        return Declined("the input is left out")
+    if old is new:
+        return Declined("the value is its own replacement")
+    types = _types_differ(old, new)
+    if types is not None:
+        return types
+    space = scope_of(old.graph).space
+    if space.is_pinned(old):
+        return Declined("a subgraph returns the value by name")
+    if old.is_graph_output():
+        return _output_replaceable(old, new)
+    if new.name in space.shared_names and any(use.node.graph is not new.graph for use in old.uses()):
+        return Declined("the name means another value in a subgraph")
+    return None
+
+
+def _types_differ(old: ir.Value, new: ir.Value) -> Declined | None:
+    if old.type is not None and new.type is not None and old.type != new.type:
+        return Declined("the types differ")
+    left, right = shape(old), shape(new)
+    if left is None or right is None:
+        return None
+    if len(left) != len(right):
+        return Declined("the declared ranks differ")
+    clash = any(
+        isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(left, right, strict=True)
+    )
+    return Declined("the declared shapes differ") if clash else None
+
+
+def _output_replaceable(old: ir.Value, new: ir.Value) -> Declined | None:
+    scope = scope_of(old.graph)
+    if new.producer() is None:
+        return Declined("a graph output would be an input or initializer")
+    if new.graph is not scope.graph:
+        return Declined("a subgraph output would be an outer value")
+    if new.is_graph_output():
+        return Declined("two graph outputs would become one")
+    if scope.space.is_pinned(new):
+        return Declined("a subgraph returns the value by name")
+    return None

@@ -1,0 +1,148 @@
+"""Which rewrites and components may run.
+
+A gate is a value: it holds no state of a run, so that two runs under equal gates are the same run and
+a search over gates can cache its trials. The state (how often a root was rewritten, how many sites came
+before) is kept by the run's `SiteBook`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from graphopt.errors import PipelineError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SiteKey:
+    """The identity of a site, stable while other sites are skipped.
+
+    Attributes:
+        instance: The pass instance: its name, with ``#2`` appended at its second use in a pipeline.
+        graph: The path of the graph, empty for the main graph.
+        root: The name of the first output of the root node.
+        count: How many times this pass had rewritten this root before.
+    """
+
+    instance: str
+    graph: str
+    root: str
+    count: int = 0
+
+    def __str__(self) -> str:
+        graph = f"{self.graph}::" if self.graph else ""
+        repeat = f"~{self.count}" if self.count else ""
+        return f"{self.instance}@{graph}{self.root}{repeat}"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place where a pass wants to rewrite.
+
+    Attributes:
+        key: Its identity.
+        number: Its position in the order of this run, from 0, over all passes.
+        node: The name of the root node.
+        op: The operator of the root node, with its domain unless that is the default one.
+    """
+
+    key: SiteKey
+    number: int
+    node: str
+    op: str
+
+
+_SKIP = re.compile(r"^(?P<name>[^/@]+)(?:/(?P<component>[^@]+))?(?:@(?P<node>.+))?$", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Skip:
+    """What a user asks to leave out: a pass, one of its components, or its rewrite at a node.
+
+    Attributes:
+        name: A pass name (every instance of it) or a pass instance such as ``ort#2``.
+        component: A component of an opaque pass, or None.
+        node: A node name, the name of a root's output, or the text of a site key's part after ``@``.
+    """
+
+    name: str
+    component: str | None = None
+    node: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Skip:
+        """Read ``PASS[/COMPONENT][@NODE]``.
+
+        Raises:
+            PipelineError: The text is not of that form.
+        """
+        found = _SKIP.match(text.strip())
+        if found is None or (found["component"] and found["node"]):
+            raise PipelineError(f"Cannot read the skip '{text}': write PASS, PASS/COMPONENT or PASS@NODE.")
+        return cls(found["name"].strip(), found["component"], found["node"])
+
+    def __str__(self) -> str:
+        component = f"/{self.component}" if self.component else ""
+        node = f"@{self.node}" if self.node else ""
+        return f"{self.name}{component}{node}"
+
+    def names_instance(self, instance: str) -> bool:
+        """Whether this is about the pass instance, as a whole or in part."""
+        return self.name in (instance, instance.partition("#")[0])
+
+    def names_site(self, site: Site) -> bool:
+        """Whether this leaves out the rewrite at ``site``."""
+        if self.node is None or not self.names_instance(site.key.instance):
+            return False
+        return self.node in (site.node, site.key.root) or self.node == str(site.key).partition("@")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Decides which rewrites and components may run. The default lets everything run.
+
+    Attributes:
+        skips: What the user asked to leave out.
+        denied: Site keys that must not be applied.
+        components: Pairs (pass instance, component) that must be switched off.
+        passes: Pass instances that must not run at all.
+        limit: At most this many rewrites are applied in the whole run; None for no limit.
+    """
+
+    skips: frozenset[Skip] = field(default_factory=frozenset[Skip])
+    denied: frozenset[SiteKey] = field(default_factory=frozenset[SiteKey])
+    components: frozenset[tuple[str, str]] = field(default_factory=frozenset[tuple[str, str]])
+    passes: frozenset[str] = field(default_factory=frozenset[str])
+    limit: int | None = None
+
+    def allows_pass(self, instance: str) -> bool:
+        """Whether the pass instance may run at all."""
+        if instance in self.passes:
+            return False
+        return not any(
+            skip.names_instance(instance) and skip.component is None and skip.node is None
+            for skip in self.skips
+        )
+
+    def allows(self, site: Site) -> bool:
+        """Whether the rewrite at ``site`` may be applied."""
+        if self.limit is not None and site.number >= self.limit:
+            return False
+        if site.key in self.denied:
+            return False
+        return not any(skip.names_site(site) for skip in self.skips)
+
+    def disabled(self, instance: str) -> frozenset[str]:
+        """The components of the opaque pass ``instance`` that must be switched off."""
+        return frozenset(
+            [name for owner, name in self.components if owner == instance]
+            + [
+                skip.component
+                for skip in self.skips
+                if skip.component is not None and skip.names_instance(instance)
+            ]
+        )
+
+
+IDENTITY = Gate()
+"""The gate that lets everything run."""

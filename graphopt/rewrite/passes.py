@@ -1,0 +1,215 @@
+"""What a pass is: the classes that a pass author derives from.
+
+A pass is a frozen dataclass. Its fields are its options: the pipeline text, TOML and the generated
+reference all show them. ``name``, ``numerics`` and the like are plain class attributes.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import onnx_graphsurgeon as gs
+    import onnx_ir as ir
+
+    from graphopt.rewrite.changes import Declined
+    from graphopt.rewrite.rewriter import Rewriter
+
+Match = TypeVar("Match")
+
+
+class Numerics(enum.Enum):
+    """What a pass may do to the values; the check demands it."""
+
+    EXACT = "exact"
+    """Bit for bit the same outputs."""
+    REASSOCIATES = "reassociates"
+    """Mathematically the same, rounding may differ."""
+    LOSSY = "lossy"
+    """Values change on purpose; the pass says by how much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How a pass changes the inputs and outputs of the model.
+
+    Attributes:
+        changes: Whether names, types or shapes of inputs or outputs change.
+        dims: Symbolic dims that the pass freezes; feeds of these sizes can be compared.
+        feeds: Maps the feeds of the model before to those of the model after, or gives None where a
+            feed has no counterpart.
+        outputs: Maps the outputs of the model before, by name, to what the model after should give.
+    """
+
+    changes: bool = False
+    dims: Mapping[str, int] = field(default_factory=dict[str, int])
+    feeds: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] | None = None
+    outputs: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
+
+
+KEEPS = Signature()
+"""The signature stays as it is, exactly."""
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One named, configurable step of a pipeline.
+
+    Derive from `RewritePass`, `PatternPass`, `SurgeonPass` or `OpaquePass`, not from this class.
+
+    Attributes:
+        name: The name in pipelines, in kebab case.
+        numerics: What the pass may do to the values.
+        min_opset: The lowest version of the default opset that the pass can work on.
+    """
+
+    name: ClassVar[str]
+    numerics: ClassVar[Numerics]
+    min_opset: ClassVar[int] = 1
+
+    @property
+    def signature(self) -> Signature:
+        """What the pass does to the signature, given its options."""
+        return KEEPS
+
+    def options(self) -> dict[str, Any]:
+        """The options by name, as they are set on this pass."""
+        return {option.name: getattr(self, option.name) for option in fields(self)}
+
+    def changed_options(self) -> dict[str, Any]:
+        """The options that differ from their default."""
+        default = type(self)()
+        return {k: v for k, v in self.options().items() if getattr(default, k) != v}
+
+    def __str__(self) -> str:
+        options = ",".join(f"{k}={_text(v)}" for k, v in self.changed_options().items())
+        return f"{self.name}{{{options}}}" if options else self.name
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple | list):
+        return "[" + ",".join(_text(item) for item in value) + "]"  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, Mapping):
+        return "[" + ",".join(f"{k}={_text(v)}" for k, v in value.items()) + "]"  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return str(value)
+
+
+@dataclass(frozen=True)
+class RewritePass(Pass, Generic[Match]):
+    """A pass that rewrites one site at a time.
+
+    ``match`` is pure: it changes neither the graph nor the pass. ``rewrite`` changes the graph through
+    the `Rewriter` only, and applies what ``match`` found.
+
+    Attributes:
+        roots: The operators where a match may start: ``"Conv"``, ``"com.microsoft::Gelu"``, or ``"*"``
+            for all of them.
+    """
+
+    roots: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def match(self, node: ir.Node) -> Match | Declined | None:
+        """Look at ``node`` as the root of a site.
+
+        Returns:
+            What ``rewrite`` needs; None where the node is none of this pass's business; `Declined`
+            with the reason where it looks like a site but must be left alone.
+        """
+
+    @abstractmethod
+    def rewrite(self, match: Match, rw: Rewriter) -> None:
+        """Apply a match through ``rw``."""
+
+    def match_initializer(self, value: ir.Value) -> Match | Declined | None:
+        """Look at an initializer as the root of a site, after all nodes. None by default."""
+        return None
+
+
+@dataclass(frozen=True)
+class SurgeonPass(Pass):
+    """A pass written with GraphSurgeon: it gets the whole graph and edits it freely.
+
+    The engine gives back what the round trip through GraphSurgeon drops, and reports the structural
+    diff as the pass's changes.
+    """
+
+    @abstractmethod
+    def surgery(self, graph: gs.Graph) -> gs.Graph | None:
+        """Edit ``graph`` in place and return None, or return another graph.
+
+        The graph is not sorted or cleaned up afterwards: call ``toposort()`` where nodes are added.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReport:
+    """What an opaque pass says of its own run.
+
+    Attributes:
+        components: The components that changed the model, where the tool tells.
+        notes: Sentences for the record.
+        portability: ``any runtime``, ``onnxruntime`` or ``this cpu`` where the pass knows; else None.
+    """
+
+    components: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    portability: Literal["any runtime", "onnxruntime", "this cpu"] | None = None
+
+
+@dataclass(frozen=True)
+class OpaquePass(Pass):
+    """A pass that changes the whole model at once, usually by calling another tool.
+
+    Override ``transform`` to work on a `onnx.ModelProto`, or ``transform_file`` where the tool reads
+    and writes files itself.
+
+    Attributes:
+        isolated: Whether the tool runs in a worker process, where it may crash, hang or print without
+            harm, and has its result cached on disk.
+        packages: The distributions whose versions decide the result, for the cache.
+    """
+
+    isolated: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def transform(self, model: onnx.ModelProto, disabled: frozenset[str]) -> onnx.ModelProto:
+        """Return the changed model; ``model`` may be edited in place.
+
+        Args:
+            model: The whole model, weights included.
+            disabled: The components to switch off. Raise `BadInput` for a name that does not exist.
+        """
+        raise NotImplementedError(f"{type(self).__name__} overrides neither transform nor transform_file")
+
+    def transform_file(self, source: Path, target: Path, disabled: frozenset[str]) -> ToolReport:
+        """Read the model at ``source``, change it, and write it to ``target``.
+
+        Args:
+            source: A complete model file; external data, if any, lies beside it.
+            target: The file to write, in another folder; external data goes beside it.
+            disabled: The components to switch off.
+        """
+        import onnx
+
+        changed = self.transform(onnx.load(source), disabled)
+        size = changed.ByteSize()
+        onnx.save(
+            changed,
+            target,
+            save_as_external_data=size > _PROTO_LIMIT,
+            location=f"{target.name}.data",
+        )
+        return ToolReport()
+
+
+_PROTO_LIMIT = 2_000_000_000

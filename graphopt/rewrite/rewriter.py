@@ -1,0 +1,343 @@
+"""The only code that mutates a graph.
+
+A `Rewriter` lives for one rewrite. It names what it makes after the root, the pass and the role, never
+after a counter, so that the names of later sites do not depend on which earlier ones were skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.errors import PassError
+from graphopt.rewrite import facts
+from graphopt.rewrite.changes import Change, NodeImage
+from graphopt.rewrite.gate import Site
+from graphopt.rewrite.paths import subgraphs
+from graphopt.rewrite.workspace import Scope, Workspace, scope_of
+
+PASS_KEY = "graphopt.pass"
+SITE_KEY = "graphopt.site"
+
+
+class Rewriter:
+    """What a pass changes a graph with.
+
+    Attributes:
+        root: The node that ``match`` was called with, or None at an initializer.
+        site: Where the rewrite happens.
+    """
+
+    def __init__(self, space: Workspace, scope: Scope, site: Site, root: ir.Node | None) -> None:
+        self.root = root
+        self.site = site
+        self._space = space
+        self._scope = scope
+        self._added: dict[ir.Node, None] = {}
+        self._images: dict[ir.Node, NodeImage] = {}
+        self._removed: list[NodeImage] = []
+        self._replaced: list[tuple[str, str]] = []
+        self._renamed: list[tuple[str, str]] = []
+        self._moved: dict[tuple[ir.Node, int], str] = {}
+        self._constants: dict[str, ir.TensorProtocol] = {}
+        self._dropped: list[str] = []
+        self._suspects: list[ir.Node] = [] if root is None else [root]
+        self.touched: dict[ir.Node, None] = {}
+
+    def op(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        role: str,
+        attributes: Mapping[str, Any] | None = None,
+        domain: str = "",
+        like: ir.Value | None = None,
+        origin: ir.Node | None = None,
+        before: ir.Node | None = None,
+    ) -> ir.Value:
+        """Add a node with one output before the root.
+
+        Args:
+            op_type: The operator.
+            inputs: Its inputs; each must be defined before the place of insertion.
+            role: What the output is to the rewrite (``"folded"``); part of the derived name.
+            attributes: Python values or `onnx_ir.Attr`; None leaves an attribute out.
+            domain: The operator's domain; must be imported by the graph.
+            like: A value with the type and shape of the output, where these are known.
+            origin: The node whose metadata and doc string the new node inherits; the root by default.
+            before: Insert before this node of the same graph in place of the root.
+
+        Returns:
+            The output.
+        """
+        return self.ops(
+            op_type, inputs, 1, role=role, attributes=attributes, domain=domain, likes=(like,),
+            origin=origin, before=before,
+        )[0]  # fmt: skip
+
+    def ops(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: int,
+        *,
+        role: str,
+        attributes: Mapping[str, Any] | None = None,
+        domain: str = "",
+        likes: Sequence[ir.Value | None] = (),
+        origin: ir.Node | None = None,
+        before: ir.Node | None = None,
+    ) -> tuple[ir.Value, ...]:
+        """Add a node with any number of outputs; see `op`. ``likes`` goes with the outputs in order."""
+        place = before or self.root
+        if place is None or place.graph is not self._scope.graph:
+            raise self._error("adds a node where the site's graph has no place for it")
+        if domain not in self._scope.opsets and not (domain == "" and "ai.onnx" in self._scope.opsets):
+            raise self._error(f"adds a node of domain '{domain}', which the model does not import")
+        name = self._fresh(role)
+        values = [ir.Value(name=name if i == 0 else self._fresh(f"{role}.{i}")) for i in range(outputs)]
+        for value, like in zip(values, likes, strict=False):
+            if like is not None:
+                value.type, value.shape = like.type, like.shape
+        node = ir.Node(domain, op_type, inputs, _attributes(attributes or {}), outputs=values, name=name)
+        source = origin or self.root
+        if source is not None:
+            node.metadata_props.update(source.metadata_props)
+            node.doc_string = source.doc_string
+        node.metadata_props[PASS_KEY] = self.site.key.instance
+        node.metadata_props[SITE_KEY] = str(self.site.key)
+        self._scope.graph.insert_before(place, node)
+        self._scope.forget_order()
+        self._added[node] = None
+        return tuple(values)
+
+    def initializer(self, content: np.ndarray[Any, Any] | ir.TensorProtocol, *, role: str) -> ir.Value:
+        """Add a constant: an initializer, or a Constant node in a function, which has no initializers."""
+        tensor = ir.tensor(content) if isinstance(content, np.ndarray) else content
+        if self._scope.is_body:
+            value = self.op("Constant", [], role=role, attributes={"value": tensor})
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            return value
+        name = self._fresh(role)
+        if tensor.name != name and isinstance(tensor, ir.Tensor):
+            tensor.name = name
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+        )
+        self._scope.graph.register_initializer(value)
+        return value
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Let every use of ``old`` read ``new``.
+
+        Where ``old`` is a graph output, ``new`` takes its place, name, type and shape, so that the
+        signature stays as it is. Nodes that are left without a use go at the end of the rewrite.
+
+        Raises:
+            PassError: `graphopt.facts.replaceable` declines the pair.
+        """
+        declined = facts.replaceable(old, new)
+        if declined is not None:
+            raise self._error(f"replaces '{old.name}' by '{new.name}' although {declined.reason}")
+        producer = old.producer()
+        if producer is not None:
+            self._image(producer)
+            self._suspects.append(producer)
+        old_name, new_name = old.name or "", new.name or ""
+        self._replaced.append((old_name, new_name))
+        self._inherit(old, new)
+        if old.is_graph_output():
+            self._take_output(old, new)
+        for user, index in old.uses():
+            self._moved.setdefault((user, index), old_name)
+            user.replace_input_with(index, new)
+            self.touched[user] = None
+
+    def erase(self, node: ir.Node) -> None:
+        """Remove a node whose outputs nothing reads.
+
+        Raises:
+            PassError: An output is still read, is a graph output, or is returned by name.
+        """
+        if not self._is_dead(node):
+            raise self._error(f"erases node '{node.name}' whose output is still used")
+        self._remove(node)
+
+    def drop_initializer(self, value: ir.Value) -> None:
+        """Remove an initializer that nothing reads.
+
+        Raises:
+            PassError: It is still read, or it is an input or output of the graph.
+        """
+        if not self._is_unused_initializer(value):
+            raise self._error(f"drops initializer '{value.name}', which is still used")
+        self._drop(value)
+
+    def commit(self) -> Change:
+        """Remove what the rewrite left dead and say what was done. Called by the driver."""
+        for node in self._added:
+            if self._is_dead(node):
+                self._suspects.append(node)
+        while self._suspects:
+            node = self._suspects.pop()
+            if node.graph is not None and self._is_dead(node):
+                self._remove(node)
+        added = [node for node in self._added if node.graph is not None]
+        for node in added:
+            self.touched[node] = None
+            self._note_constants(node)
+            for value in node.outputs:
+                for use in value.uses():
+                    self.touched[use.node] = None
+        return Change(
+            self.site,
+            tuple(reversed(self._removed)),
+            tuple(NodeImage.of(node) for node in added),
+            tuple(self._replaced),
+            tuple(self._renamed),
+            MappingProxyType(self._constants),
+        )
+
+    @property
+    def changed(self) -> bool:
+        """Whether the rewrite has done anything."""
+        return bool(self._removed or self._added or self._replaced or self._dropped)
+
+    def _fresh(self, role: str) -> str:
+        key = self.site.key
+        count = f".{key.count}" if key.count else ""
+        return self._space.fresh(f"{key.root}/{key.instance}.{role}{count}")
+
+    def _error(self, what: str) -> PassError:
+        key = self.site.key
+        return PassError(
+            f"Pass '{key.instance}' {what}, at {key}: this is a fault of the pass;"
+            f" leave the site out with --skip '{key}'.",
+            pass_name=key.instance,
+            site=str(key),
+        )
+
+    def _image(self, node: ir.Node) -> None:
+        if node not in self._images and node not in self._added:
+            self._images[node] = NodeImage.of(node)
+
+    def _inherit(self, old: ir.Value, new: ir.Value) -> None:
+        is_new = new.producer() in self._added
+        if new.type is None or (is_new and old.type is not None):
+            new.type = old.type
+        if new.shape is None or (is_new and old.shape is not None):
+            new.shape = old.shape
+
+    def _take_output(self, old: ir.Value, new: ir.Value) -> None:
+        scope = scope_of(old.graph)
+        name, former = old.name or "", new.name or ""
+        producer = new.producer()
+        if producer is not None:
+            self._image(producer)
+        scope.swap_output(old, new)
+        old.name = self._fresh("former")
+        new.name = name
+        new.type = old.type if old.type is not None else new.type
+        new.shape = old.shape if old.shape is not None else new.shape
+        new.doc_string = old.doc_string
+        new.metadata_props.update(old.metadata_props)
+        new.meta.update(old.meta)
+        self._renamed.append((former, name))
+
+    def _is_dead(self, node: ir.Node) -> bool:
+        return not any(
+            value.uses() or value.is_graph_output() or self._space.is_pinned(value) for value in node.outputs
+        )
+
+    def _is_unused_initializer(self, value: ir.Value) -> bool:
+        if not value.is_initializer() or value.uses() or value.is_graph_output():
+            return False
+        if self._space.is_pinned(value):
+            return False
+        return not value.is_graph_input() or self._space.model.ir_version < 4
+
+    def _remove(self, node: ir.Node) -> None:
+        if node in self._added:
+            del self._added[node]
+        else:
+            self._removed.append(self._image_before(node))
+            self._note_constants(node)
+        inputs = [value for value in node.inputs if value is not None]
+        for _, subgraph in subgraphs(node):
+            inputs.extend(_detach(subgraph))
+        graph = node.graph
+        assert graph is not None
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+        graph.remove(node)
+        for value in dict.fromkeys(inputs):
+            self._released(value)
+
+    def _image_before(self, node: ir.Node) -> NodeImage:
+        image = self._images.get(node) or NodeImage.of(node)
+        if not self._moved:
+            return image
+        inputs = tuple(self._moved.get((node, i), name) for i, name in enumerate(image.inputs))
+        if inputs == image.inputs:
+            return image
+        return NodeImage(
+            image.name, image.domain, image.op_type, image.overload, inputs, image.outputs,
+            image.attributes, image.metadata,
+        )  # fmt: skip
+
+    def _released(self, value: ir.Value) -> None:
+        producer = value.producer()
+        uses = value.uses()
+        if producer is not None:
+            if uses or value.is_graph_output():
+                self.touched[producer] = None
+            elif producer.graph is not None:
+                self._suspects.append(producer)
+        elif self._is_unused_initializer(value):
+            self._drop(value)
+        # A pattern that wants a single user may match now; more users than one change nothing.
+        if len(uses) == 1:
+            self.touched[next(iter(uses)).node] = None
+
+    def _drop(self, value: ir.Value) -> None:
+        graph, name = value.graph, value.name
+        assert graph is not None
+        assert name is not None
+        if value.const_value is not None:
+            self._constants.setdefault(name, value.const_value)
+        if value.is_graph_input():
+            graph.inputs.remove(value)
+        del graph.initializers[name]
+        self._dropped.append(name)
+
+    def _note_constants(self, node: ir.Node) -> None:
+        for value in node.inputs:
+            if value is not None and value.is_initializer() and value.const_value is not None:
+                self._constants[value.name or ""] = value.const_value
+
+
+def _attributes(values: Mapping[str, Any]) -> list[ir.Attr]:
+    return [
+        value if isinstance(value, ir.Attr) else ir.convenience.convert_attribute(name, value)
+        for name, value in values.items()
+        if value is not None
+    ]
+
+
+def _detach(graph: ir.Graph) -> list[ir.Value]:
+    # The nodes inside must stop counting as users of outer values, and as places to rewrite.
+    freed: list[ir.Value] = []
+    for node in list(graph):
+        for _, subgraph in subgraphs(node):
+            freed.extend(_detach(subgraph))
+        freed.extend(value for value in node.inputs if value is not None and value.graph is not graph)
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+    graph.remove(list(graph))
+    graph.initializers.clear()
+    return freed

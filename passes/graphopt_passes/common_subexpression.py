@@ -1,0 +1,154 @@
+"""Merge nodes that compute the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphopt import Declined, Numerics, Rewriter, RewritePass, facts
+
+_RANDOM = frozenset(
+    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+     "RandomUniformLike"}
+)  # fmt: skip
+_MOST_USERS = 64
+_SMALL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A node and an earlier one that computes the same."""
+
+    node: ir.Node
+    earlier: ir.Node
+
+
+@dataclass(frozen=True)
+class CommonSubexpression(RewritePass[Duplicate]):
+    """Let every reader of a repeated computation read the first one.
+
+    Why it pays:
+        Exporters write the same Shape, Gather and Cast chains again and again; models that call a layer
+        twice repeat real work.
+
+    When it does not apply:
+        Random operators, operators with subgraphs, operators outside the ONNX domains and model-local
+        functions; nodes of different graphs; where both results are graph outputs. An input that more
+        than 64 nodes read is not searched, so that the cost stays linear.
+
+    Numerics:
+        Exact. Attributes and small constants count as equal only bit for bit, so that +0 and -0, and
+        NaNs, stay apart.
+
+    Source:
+        Common subexpression elimination by value numbering, as in any compiler.
+    """
+
+    name = "common-subexpression"
+    roots = ("*",)
+    numerics = Numerics.EXACT
+
+    def match(self, node: ir.Node) -> Duplicate | Declined | None:
+        if not _may_merge(node):
+            return None
+        users = _candidates(node)
+        if isinstance(users, Declined):
+            return users
+        for other in users:
+            if _computes_same(other, node) and facts.precedes(other, node):
+                return _mergeable(node, other)
+        return None
+
+    def rewrite(self, match: Duplicate, rw: Rewriter) -> None:
+        for old, new in zip(match.node.outputs, match.earlier.outputs, strict=True):
+            if old.uses() or facts.is_observed(old):
+                rw.replace(old, new)
+
+
+def _may_merge(node: ir.Node) -> bool:
+    if node.op_type in _RANDOM or not node.inputs or node.domain not in ("", "ai.onnx.ml"):
+        return False
+    if not onnx.defs.has(node.op_type, node.domain):
+        return False
+    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return not any(not attr.is_ref() and attr.type in graphs for attr in node.attributes.values())
+
+
+def _candidates(node: ir.Node) -> list[ir.Node] | Declined:
+    inputs = [value for value in node.inputs if value is not None]
+    varying = [value for value in inputs if not _is_small_constant(value)]
+    if not varying:
+        return []
+    rarest = min((value.uses() for value in varying), key=len)
+    if len(rarest) < 2:
+        return []
+    if len(rarest) > _MOST_USERS:
+        return Declined(f"more than {_MOST_USERS} nodes read the input")
+    return [use.node for use in rarest if use.node is not node and use.node.graph is node.graph]
+
+
+def _computes_same(a: ir.Node, b: ir.Node) -> bool:
+    if (a.op_type, a.domain, a.overload) != (b.op_type, b.domain, b.overload):
+        return False
+    if len(a.inputs) != len(b.inputs) or len(a.outputs) != len(b.outputs):
+        return False
+    if not all(_same_value(x, y) for x, y in zip(a.inputs, b.inputs, strict=True)):
+        return False
+    return a.attributes.keys() == b.attributes.keys() and all(
+        _same_attribute(attr, b.attributes[name]) for name, attr in a.attributes.items()
+    )
+
+
+def _is_small_constant(value: ir.Value) -> bool:
+    tensor = facts.constant_tensor(value)
+    return tensor is not None and tensor.nbytes <= _SMALL_BYTES
+
+
+def _same_value(a: ir.Value | None, b: ir.Value | None) -> bool:
+    if a is b:
+        return True
+    if a is None or b is None:
+        return False
+    left, right = facts.constant_tensor(a), facts.constant_tensor(b)
+    if left is None or right is None or left.nbytes > _SMALL_BYTES:
+        return False
+    return _same_tensor(left, right)
+
+
+def _same_tensor(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
+    if a.dtype != b.dtype or tuple(a.shape) != tuple(b.shape):
+        return False
+    if a.dtype == ir.DataType.STRING:
+        return bool(np.array_equal(a.numpy(), b.numpy()))
+    return a.tobytes() == b.tobytes()
+
+
+def _same_attribute(a: ir.Attr, b: ir.Attr) -> bool:
+    if a.type != b.type or a.ref_attr_name != b.ref_attr_name:
+        return False
+    if a.is_ref():
+        return True
+    if a.type == ir.AttributeType.TENSOR:
+        return _same_tensor(a.as_tensor(), b.as_tensor())
+    if a.type in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS):
+        return _bits(a.value) == _bits(b.value)
+    simple = (ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.STRING, ir.AttributeType.STRINGS)
+    return a.type in simple and bool(a.value == b.value)
+
+
+def _bits(value: Any) -> bytes:
+    return np.asarray(value, dtype=np.float64).tobytes()
+
+
+def _mergeable(node: ir.Node, earlier: ir.Node) -> Duplicate | Declined:
+    for old, new in zip(node.outputs, earlier.outputs, strict=True):
+        if not old.uses() and not facts.is_observed(old):
+            continue
+        declined = facts.replaceable(old, new)
+        if declined is not None:
+            return declined
+    return Duplicate(node, earlier)

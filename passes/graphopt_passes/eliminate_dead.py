@@ -1,0 +1,50 @@
+"""Remove what nothing reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graphopt import Numerics, Rewriter, RewritePass, facts
+
+
+@dataclass(frozen=True)
+class EliminateDead(RewritePass[ir.Node | ir.Value]):
+    """Remove nodes whose outputs nothing reads, and initializers that nothing reads.
+
+    Why it pays:
+        Dead nodes are computed by runtimes that do not prune, dead weights are stored and loaded.
+
+    When it does not apply:
+        Graph inputs stay, read or not: they are the signature. So do initializers that a caller may
+        override (those that are also inputs, from ir_version 4 on), unread outputs of nodes that have
+        another output in use, and values that a subgraph returns by name.
+
+    Numerics:
+        Exact: no output changes. ONNX operators have no side effects.
+
+    Source:
+        Dead code elimination, as in any compiler; GraphSurgeon calls it ``cleanup``.
+    """
+
+    name = "eliminate-dead"
+    roots = ("*",)
+    numerics = Numerics.EXACT
+
+    def match(self, node: ir.Node) -> ir.Node | None:
+        used = any(value.uses() or facts.is_observed(value) for value in node.outputs)
+        return None if used else node
+
+    def match_initializer(self, value: ir.Value) -> ir.Value | None:
+        if value.uses() or facts.is_observed(value):
+            return None
+        if value.is_graph_input() and facts.constant_tensor(value) is None:
+            return None
+        return value
+
+    def rewrite(self, match: ir.Node | ir.Value, rw: Rewriter) -> None:
+        if isinstance(match, ir.Node):
+            rw.erase(match)
+        else:
+            rw.drop_initializer(match)
