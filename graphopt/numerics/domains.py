@@ -23,10 +23,23 @@ _MOST_USES = 2000
 
 # The data passes through input 0 of these, its values unchanged.
 _CARRIERS = frozenset(
-    "Identity Cast CastLike Unsqueeze Squeeze Reshape Flatten Transpose Expand Tile Slice Gather "
-    "GatherElements GatherND Split Pad Dropout DepthToSpace SpaceToDepth ReduceMax ReduceMin "
-    "ScatterElements ScatterND Scatter Compress Trilu Optional OptionalGetElement SequenceAt "
-    "SplitToSequence SequenceConstruct ConcatFromSequence Upsample Unique".split()
+    {
+        *(
+            "Identity",
+            "Cast",
+            "CastLike",
+            "Dropout",
+            "Unsqueeze",
+            "Squeeze",
+            "Reshape",
+            "Flatten",
+            "Transpose",
+        ),
+        *("Expand", "Tile", "Slice", "Split", "Pad", "Compress", "Trilu", "DepthToSpace", "SpaceToDepth"),
+        *("Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND", "Unique"),
+        *("ReduceMax", "ReduceMin", "Optional", "OptionalGetElement"),
+        *("SequenceAt", "SequenceConstruct", "SplitToSequence", "ConcatFromSequence"),
+    }
 )
 # Inputs that are shapes, counts, axes or positions along an axis.
 _SIZES: dict[str, tuple[int, ...]] = {
@@ -56,6 +69,10 @@ _LOOKUPS: dict[str, tuple[tuple[int, int], ...]] = {
     "com.microsoft::EmbedLayerNormalization": ((0, 2), (1, 4)),
     "com.microsoft::GatherBlockQuantized": ((1, 0),),
 }
+_VOCABULARIES = (
+    *("keys_strings", "keys_int64s", "cats_strings", "cats_int64s"),
+    *("string_vocabulary", "int64_vocabulary", "pool_strings", "stopwords"),
+)
 _MASK_NAME = re.compile(r"mask|(^|_)valid(_|$)|use_cache", re.IGNORECASE)
 _SEGMENT_NAME = re.compile(r"token_type|segment_id|type_ids", re.IGNORECASE)
 _LENGTH_NAME = re.compile(r"(length|len|lens)s?$|_len(gth)?s?(_|$)|num_tokens", re.IGNORECASE)
@@ -106,6 +123,8 @@ def domains(model: ir.Model) -> dict[str, Domain]:
 def _domain(value: ir.Value, model: ir.Model) -> Domain:
     name = value.name or ""
     found = _follow(value, model)
+    if value.dtype == ir.DataType.STRING and any(use.node.op_type == "Cast" for use in value.uses()):
+        return Domain("choice", choices=("0.5", "2", "17"), why="it is text that is cast to numbers")
     if found.bounds:
         low, high, why = _tightest(found.bounds)
         if _POSITION_NAME.search(name):
@@ -162,9 +181,8 @@ def _outside(value: ir.Value) -> Iterator[ir.Value]:
     graph = value.graph
     parent = getattr(graph, "parent_node", None)
     if isinstance(parent, ir.Node) and graph is not None and parent.op_type == "If":
-        yield from (
-            parent.outputs[i] for i, out in enumerate(graph.outputs) if out is value and i < len(parent.outputs)
-        )
+        pairs = zip(graph.outputs, parent.outputs, strict=False)
+        yield from (outer for inner, outer in pairs if inner is value)
 
 
 def _step(
@@ -231,7 +249,9 @@ def _arithmetic(
     other = _scalar(node.inputs[1 - index])
     if op == "Sub" and index == 1 and other == 1:
         found.mask = found.mask or f"{label} subtracts it from 1"
-    elif op in ("Add", "Sub") and other is not None and float(other).is_integer() and not (op == "Sub" and index == 1):
+    elif op == "Sub" and index == 1:
+        found.number = found.number or f"{label} computes with it"
+    elif op != "Mul" and other is not None and other.is_integer():
         yield node.outputs[0], offset + (int(other) if op == "Add" else -int(other))
     elif op == "Mul" and other == 1:
         yield node.outputs[0], offset
@@ -250,8 +270,7 @@ def _into_body(node: ir.Node, index: int, offset: int) -> Iterator[tuple[ir.Valu
 
 
 def _classical(node: ir.Node, offset: int, found: _Findings) -> Iterator[tuple[ir.Value, int]]:
-    names = ("keys_strings", "keys_int64s", "cats_strings", "cats_int64s", "string_vocabulary", "pool_strings")
-    for name in (*names, "int64_vocabulary", "stopwords"):
+    for name in _VOCABULARIES:
         attr = node.attributes.get(name)
         if attr is not None and not attr.is_ref():
             values: Any = attr.value
@@ -336,5 +355,6 @@ def _items(value: ir.Value | None, offset: int) -> tuple[int | float | str, ...]
     if tensor is None or not 0 < tensor.size <= 16:
         return ()
     if tensor.dtype == ir.DataType.STRING:
-        return tuple(item.decode() if isinstance(item, bytes) else str(item) for item in tensor.numpy().reshape(-1))
+        items = tensor.numpy().reshape(-1)
+        return tuple(item.decode() if isinstance(item, bytes) else str(item) for item in items)
     return tuple(item.item() - offset for item in tensor.numpy().reshape(-1))

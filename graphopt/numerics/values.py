@@ -148,5 +148,5 @@ def digest(values: Mapping[str, Any]) -> str:
             if array.dtype.kind in "OUS":
                 content.update("\0".join(map(str, array.reshape(-1))).encode())
             elif array.size:
-                content.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+                content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return content.hexdigest()

@@ -1,0 +1,254 @@
+"""What onnx-ir loses or adds on the way in and out, kept aside and given back.
+
+Measured with onnx-ir 1.1 on the ONNX node test suite: explicit-empty strings of nodes go, a value_info
+is added for every initializer and dropped for graph inputs and outputs, sparse initializers and
+training information are not read, and map types are refused. What is kept lies in the ``meta`` of
+graphs, nodes and values, which survives rewriting and is never written to a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+_GRAPH = "graphopt.graph"
+_NODE = "graphopt.explicit"
+_TYPE = "graphopt.type"
+_MODEL = "graphopt.model"
+_OPSETS = "graphopt.opsets"
+_EMPTY_FIELDS = ("domain", "name", "doc_string", "overload")
+
+
+def to_ir(proto: onnx.ModelProto) -> ir.Model:
+    """Read a model, keeping aside what onnx-ir cannot hold. ``proto`` is unchanged afterwards.
+
+    Raises:
+        onnx_ir.serde.SerdeError, ValueError: The model is invalid.
+    """
+    hidden = _hide_types(proto)
+    try:
+        model = ir.from_proto(proto)
+    finally:
+        for info, kind in hidden.values():
+            info.type.CopyFrom(kind)
+    model.meta[_MODEL] = list(proto.training_info)
+    _keep_opsets(model, proto)
+    for graph, source in _pairs(model, proto):
+        _keep_graph(graph, source)
+        _keep_nodes(graph, source.node)
+    for function, source in zip(model.functions.values(), proto.functions, strict=True):
+        _keep_nodes(function.graph, source.node)
+    if hidden:
+        _keep_types(model, {name: kind for name, (_, kind) in hidden.items()})
+    return model
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """Write a model with everything that `to_ir` kept aside. Weights that lie outside stay outside."""
+    proto = ir.to_proto(model)
+    assert isinstance(proto, onnx.ModelProto)
+    proto.training_info.extend(model.meta.get(_MODEL, ()))
+    _give_opsets(model, proto)
+    for graph, target in _pairs(model, proto):
+        _give_graph(graph, target)
+        _give_nodes(graph, target.node)
+    for function, target in zip(model.functions.values(), proto.functions, strict=True):
+        _give_nodes(function.graph, target.node)
+    if model.ir_version < 4:
+        kept = model.graph.meta.get(_GRAPH)
+        _list_initializers_as_inputs(proto.graph, kept[2] if kept is not None else set())
+    return proto
+
+
+def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Every tensor of a model with a name to call it by: initializers first, then attributes."""
+    for graph in _graph_protos(proto.graph):
+        for tensor in graph.initializer:
+            yield tensor.name, tensor
+        for node in graph.node:
+            yield from _attribute_tensors(node)
+    for function in proto.functions:
+        for node in function.node:
+            yield from _attribute_tensors(node)
+            for graph in _subgraph_protos(node):
+                for inner in _graph_protos(graph):
+                    yield from ((t.name, t) for t in inner.initializer)
+                    for inner_node in inner.node:
+                        yield from _attribute_tensors(inner_node)
+
+
+def _attribute_tensors(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    for attr in node.attribute:
+        if attr.type == onnx.AttributeProto.TENSOR:
+            yield f"{node.output[0] if node.output else node.name}.{attr.name}", attr.t
+        elif attr.type == onnx.AttributeProto.TENSORS:
+            for tensor in attr.tensors:
+                yield f"{node.output[0] if node.output else node.name}.{attr.name}", tensor
+
+
+def _pairs(model: ir.Model, proto: onnx.ModelProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+    stack: list[tuple[ir.Graph, onnx.GraphProto]] = [(model.graph, proto.graph)]
+    for function, message in zip(model.functions.values(), proto.functions, strict=True):
+        stack.extend(_inner_pairs(function.graph, message.node))
+    while stack:
+        graph, message = stack.pop()
+        yield graph, message
+        stack.extend(_inner_pairs(graph, message.node))
+
+
+def _inner_pairs(graph: ir.Graph, messages: Any) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+    for node, message in zip(graph, messages, strict=True):
+        for attr in message.attribute:
+            if attr.type == onnx.AttributeProto.GRAPH:
+                yield node.attributes[attr.name].as_graph(), attr.g
+            elif attr.type == onnx.AttributeProto.GRAPHS:
+                yield from zip(node.attributes[attr.name].as_graphs(), attr.graphs, strict=True)
+
+
+def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    stack = [graph]
+    while stack:
+        graph = stack.pop()
+        yield graph
+        for node in graph.node:
+            stack.extend(_subgraph_protos(node))
+
+
+def _subgraph_protos(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    found: list[onnx.GraphProto] = []
+    for attr in node.attribute:
+        if attr.type == onnx.AttributeProto.GRAPH:
+            found.append(attr.g)
+        elif attr.type == onnx.AttributeProto.GRAPHS:
+            found.extend(attr.graphs)
+    return found
+
+
+def _hide_types(
+    proto: onnx.ModelProto,
+) -> dict[str, tuple[onnx.ValueInfoProto, onnx.TypeProto]]:
+    hidden: dict[str, tuple[onnx.ValueInfoProto, onnx.TypeProto]] = {}
+    infos = [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]
+    for info in infos:
+        kind = info.type.WhichOneof("value")
+        if kind in (None, "tensor_type") or not _is_refused(info.type):
+            continue
+        copy = onnx.TypeProto()
+        copy.CopyFrom(info.type)
+        hidden[info.name] = (info, copy)
+        info.ClearField("type")
+    return hidden
+
+
+def _is_refused(kind: onnx.TypeProto) -> bool:
+    which = kind.WhichOneof("value")
+    if which in ("tensor_type", "sparse_tensor_type"):
+        return False
+    if which == "sequence_type":
+        return _is_refused(kind.sequence_type.elem_type)
+    if which == "optional_type":
+        return _is_refused(kind.optional_type.elem_type)
+    return True
+
+
+def _keep_types(model: ir.Model, hidden: dict[str, onnx.TypeProto]) -> None:
+    values = [*model.graph.inputs, *model.graph.outputs]
+    values.extend(value for node in model.graph for value in node.outputs)
+    for value in values:
+        if value.name in hidden:
+            value.meta[_TYPE] = hidden[value.name]
+
+
+def hidden_type(value: ir.Value) -> onnx.TypeProto | None:
+    """The type of a value where onnx-ir cannot hold it: a map, or a sequence of maps."""
+    found = value.meta.get(_TYPE)
+    return found if isinstance(found, onnx.TypeProto) else None
+
+
+def _imports(model: Any, message: Any) -> Iterator[tuple[Any, Any]]:
+    yield model, message
+    yield from zip(model.functions.values(), message.functions, strict=True)
+
+
+def _keep_opsets(model: ir.Model, proto: onnx.ModelProto) -> None:
+    for owner, message in _imports(model, proto):
+        owner.meta[_OPSETS] = {o.domain for o in message.opset_import if o.HasField("domain")}
+
+
+def _give_opsets(model: ir.Model, proto: onnx.ModelProto) -> None:
+    for owner, message in _imports(model, proto):
+        explicit = owner.meta.get(_OPSETS)
+        for opset in message.opset_import:
+            if explicit is not None and not opset.domain and "" not in explicit:
+                opset.ClearField("domain")
+
+
+def _keep_graph(graph: ir.Graph, source: onnx.GraphProto) -> None:
+    graph.meta[_GRAPH] = (
+        {info.name: info for info in source.value_info},
+        list(source.sparse_initializer),
+        {tensor.name for tensor in source.initializer} - {info.name for info in source.input},
+    )
+
+
+def _give_graph(graph: ir.Graph, target: onnx.GraphProto) -> None:
+    for value, info in (
+        *zip(graph.inputs, target.input, strict=True),
+        *zip(graph.outputs, target.output, strict=True),
+    ):
+        kind = value.meta.get(_TYPE)
+        if isinstance(kind, onnx.TypeProto):
+            info.type.CopyFrom(kind)
+    kept = graph.meta.get(_GRAPH)
+    declared, sparse = kept[:2] if kept is not None else ({}, [])
+    target.sparse_initializer.extend(sparse)
+    initializers = {tensor.name for tensor in target.initializer}
+    present = {info.name for info in target.value_info}
+    if any(name not in declared for name in initializers & present):
+        keep = [i for i in target.value_info if i.name not in initializers or i.name in declared]
+        del target.value_info[:]
+        target.value_info.extend(keep)
+    missing = [name for name in declared if name not in present]
+    if missing:
+        living = _names(target)
+        target.value_info.extend(declared[name] for name in missing if name in living)
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    names = {info.name for info in (*graph.input, *graph.output)}
+    names.update(tensor.name for tensor in graph.initializer)
+    names.update(tensor.values.name for tensor in graph.sparse_initializer)
+    for node in graph.node:
+        names.update(node.output)
+        names.update(node.input)
+    return names
+
+
+def _keep_nodes(graph: ir.Graph, messages: Any) -> None:
+    for node, message in zip(graph, messages, strict=True):
+        explicit = tuple(f for f in _EMPTY_FIELDS if message.HasField(f) and not getattr(message, f))
+        if explicit:
+            node.meta[_NODE] = explicit
+
+
+def _give_nodes(graph: ir.Graph, messages: Any) -> None:
+    for node, message in zip(graph, messages, strict=True):
+        if node._metadata is None:  # pyright: ignore[reportPrivateUsage]
+            continue  # ``meta`` would make a store for each of 100,000 nodes
+        for name in node.meta.get(_NODE, ()):
+            if not message.HasField(name):
+                setattr(message, name, "")
+
+
+def _list_initializers_as_inputs(graph: onnx.GraphProto, unlisted: set[str]) -> None:
+    # Below ir_version 4 a runtime takes an initializer only if it is an input as well; one that the
+    # source had not listed stays as it was.
+    inputs = {info.name for info in graph.input} | unlisted
+    for tensor in graph.initializer:
+        if tensor.name not in inputs:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )

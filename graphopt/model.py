@@ -1,0 +1,417 @@
+"""The model: loading and saving without loss, its interface and its identity."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import onnx
+import onnx_ir as ir
+
+from graphopt import fidelity
+from graphopt.errors import BadInput
+from graphopt.storage import (
+    SavedFile,
+    data_file,
+    external_range,
+    read_proto,
+    save_atomically,
+    write_files,
+)
+
+PROTO_LIMIT = 1_900_000_000
+"""Bytes of weights above which they go to external data: protobuf ends at 2 GiB, the graph needs some."""
+
+
+@contextmanager
+def paused_gc() -> Generator[None]:
+    """Pause the cyclic garbage collector, which doubles the time of building a big graph."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a model.
+
+    Attributes:
+        name: Its name.
+        kind: ``tensor``, ``sparse tensor``, ``sequence``, ``optional``, ``map`` or ``unknown``.
+        dtype: The element type in lower case as ONNX names it (``float``, ``int64``), "" where unknown.
+        shape: An int, the name of a symbolic dim or None for each axis; None for unknown rank.
+        optional: Whether a default makes feeding it optional.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+    optional: bool = False
+
+    def __str__(self) -> str:
+        dims = "?" if self.shape is None else ",".join("?" if d is None else str(d) for d in self.shape)
+        kind = "" if self.kind == "tensor" else f"{self.kind} of "
+        return f"{self.name} {kind}{self.dtype}[{dims}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The inputs (without initializers) and outputs of a model, in order."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+Source = Union[str, Path, onnx.ModelProto, ir.Model, "Model"]
+
+
+class Model:
+    """An ONNX model in memory.
+
+    Attributes:
+        ir: The graph, as onnx-ir holds it. Weights in external data are memory-mapped.
+        path: The file that it was loaded from, absolute; None for a model from memory.
+    """
+
+    def __init__(self, model: ir.Model, path: Path | None = None, *, outside: bool = False) -> None:
+        self.ir = model
+        self.path = path
+        self._outside = outside
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """Load a model file.
+
+        Raises:
+            BadInput: The file is missing, is not a complete ONNX model, refers to external data that
+                is missing, too short or outside its folder, or defines a name twice.
+        """
+        file = Path(path)
+        with paused_gc():
+            proto = read_proto(file)
+            return cls._build(proto, file.resolve(), str(file))
+
+    @classmethod
+    def from_proto(cls, proto: onnx.ModelProto, path: Path | None = None) -> Model:
+        """Take a model from memory; ``path`` tells where its external data lies. See `load`."""
+        with paused_gc():
+            return cls._build(proto, path, str(path or "the model"))
+
+    @classmethod
+    def from_ir(cls, model: ir.Model) -> Model:
+        """Take a model from onnx-ir. It is copied: the caller's stays as it is."""
+        with paused_gc():
+            return cls.from_proto(ir.to_proto(model))
+
+    @classmethod
+    def of(cls, source: Source) -> Model:
+        """Take a model from a path, a proto, an onnx-ir model, or another `Model`."""
+        if isinstance(source, Model):
+            return source.clone()
+        if isinstance(source, onnx.ModelProto):
+            return cls.from_proto(source)
+        if isinstance(source, ir.Model):
+            return cls.from_ir(source)
+        return cls.load(source)
+
+    @classmethod
+    def _build(cls, proto: onnx.ModelProto, path: Path | None, label: str) -> Model:
+        _refuse_duplicates(proto, label)
+        outside = [
+            (name, tensor)
+            for name, tensor in fidelity.tensors(proto)
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+        ]
+        for name, tensor in outside:
+            external_range(name, tensor, path, label)
+        try:
+            model = fidelity.to_ir(proto)
+            _sort(model)
+        except (ir.serde.SerdeError, ValueError) as error:
+            raise BadInput(_invalid(proto, label, error)) from error
+        if outside and path is not None:
+            for graph in model.graphs():
+                ir.external_data.set_base_dir(graph, path.parent)
+        return cls(model, path, outside=bool(outside))
+
+    def proto(self) -> onnx.ModelProto:
+        """The whole model as one message, weights included.
+
+        Raises:
+            BadInput: The weights are larger than a message can hold (2 GB).
+        """
+        if self.initializer_bytes() > PROTO_LIMIT:
+            raise BadInput(
+                f"{self._label()} holds more than 2 GB of weights, which no ONNX message can carry:"
+                " this step needs the model in one message, leave it out."
+            )
+        with paused_gc():
+            proto = fidelity.to_proto(self.ir)
+            if self.has_external_data():
+                self._take_in(proto)
+            return proto
+
+    def has_external_data(self) -> bool:
+        """Whether any weight lies in another file."""
+        return self._outside
+
+    def save(self, path: str | Path, *, source: Path | None = None) -> SavedFile:
+        """Write the model, all of it or nothing: temporary file, fsync, rename.
+
+        Weights go to ``NAME.data`` beside it where they lay outside before or exceed 2 GB.
+
+        Args:
+            path: The file to write; replaced if it exists.
+            source: A file that must not be overwritten, beside the one this model was loaded from.
+
+        Raises:
+            BadInput: The folder is missing or not writable, or the file is the source or its data.
+        """
+        target = Path(path)
+        kept = {p.resolve() for p in (self.path, source) if p is not None}
+        kept |= {Path(tensor.path).resolve() for _, tensor in self._outside_tensors()}
+        return save_atomically(self._parts(data_file(target)), target, kept)
+
+    def write(self, path: Path) -> None:
+        """Write the model into a scratch folder, external data beside it; not atomic."""
+        write_files(self._parts(data_file(path)), path)
+
+    def _parts(self, data: Path) -> Iterator[Any]:
+        """What `storage` writes: the message, then the weights that lie outside, in file order."""
+        with paused_gc():
+            proto = fidelity.to_proto(self.ir)
+            large = self.initializer_bytes() > PROTO_LIMIT
+            yield from _split(self, proto, data.name, large)
+
+    def _take_in(self, proto: onnx.ModelProto) -> None:
+        content = self._external_content()
+        for name, tensor in fidelity.tensors(proto):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                tensor.raw_data = content[name, _place(tensor)].tobytes()
+                tensor.ClearField("data_location")
+                tensor.ClearField("external_data")
+
+    def _external_content(self) -> dict[tuple[str, tuple[str, str]], ir.ExternalTensor]:
+        content: dict[tuple[str, tuple[str, str]], ir.ExternalTensor] = {}
+        for name, tensor in self._outside_tensors():
+            content[name, (str(tensor.location), str(tensor.offset or 0))] = tensor
+        return content
+
+    def _outside_tensors(self) -> Iterator[tuple[str, ir.ExternalTensor]]:
+        if self._outside:
+            for name, tensor in self._tensors():
+                if isinstance(tensor, ir.ExternalTensor):
+                    yield name, tensor
+
+    def _tensors(self) -> Iterator[tuple[str, ir.TensorProtocol]]:
+        for graph in self.ir.graphs():
+            for name, value in graph.initializers.items():
+                if value.const_value is not None:
+                    yield name, value.const_value
+        for node in self._nodes():
+            key = node.outputs[0].name if node.outputs else node.name
+            for attr in node.attributes.values():
+                if attr.is_ref():
+                    continue
+                if attr.type == ir.AttributeType.TENSOR:
+                    yield f"{key}.{attr.name}", attr.as_tensor()
+                elif attr.type == ir.AttributeType.TENSORS:
+                    for tensor in attr.as_tensors():
+                        yield f"{key}.{attr.name}", tensor
+
+    def _nodes(self) -> Iterator[ir.Node]:
+        yield from self.ir.graph.all_nodes()
+        for function in self.ir.functions.values():
+            yield from function.all_nodes()
+
+    def digest(self) -> str:
+        """The SHA-256 of everything in the model, weights included, as hexadecimal."""
+        with paused_gc():
+            proto = fidelity.to_proto(self.ir)
+            digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
+        for _, tensor in self._outside_tensors():
+            digest.update(tensor.tobytes())
+        return digest.hexdigest()
+
+    def interface(self) -> Interface:
+        """The inputs without initializers, and the outputs."""
+        graph = self.ir.graph
+        overridable = self.ir.ir_version >= 4
+        inputs = [
+            _port(value, optional=value.is_initializer())
+            for value in graph.inputs
+            if overridable or not value.is_initializer()
+        ]
+        return Interface(tuple(inputs), tuple(_port(value) for value in graph.outputs))
+
+    def node_count(self) -> int:
+        """The number of nodes, those of subgraphs and functions included."""
+        return sum(1 for _ in self._nodes())
+
+    def op_counts(self) -> dict[str, int]:
+        """How often each operator occurs, most frequent first; ``domain::Op`` outside the default one."""
+        counts = Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in self._nodes())
+        return dict(counts.most_common())
+
+    def initializer_bytes(self) -> int:
+        """The size of all initializers in bytes, without reading them."""
+        return sum(
+            value.const_value.nbytes
+            for graph in self.ir.graphs()
+            for value in graph.initializers.values()
+            if value.const_value is not None
+        )
+
+    def clone(self) -> Model:
+        """A copy with a graph of its own; weights are shared."""
+        with paused_gc():
+            proto = fidelity.to_proto(self.ir)
+            return Model._build(proto, self.path, self._label())
+
+    def _label(self) -> str:
+        return str(self.path) if self.path is not None else "The model"
+
+
+def _place(tensor: onnx.TensorProto) -> tuple[str, str]:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return entries.get("location", ""), entries.get("offset", "0")
+
+
+_ALIGNMENT = 4096
+_SMALLEST_OUTSIDE = 1024
+
+
+def _split(model: Model, proto: onnx.ModelProto, location: str, large: bool) -> Iterator[Any]:
+    outside = model._external_content()  # pyright: ignore[reportPrivateUsage]
+    chunks: list[tuple[int, Any]] = []
+    offset = 0
+    for name, tensor in fidelity.tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            content: Any = outside[name, _place(tensor)]
+            size = content.nbytes
+        elif large and tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
+            content, size = tensor.raw_data, len(tensor.raw_data)
+            tensor.ClearField("raw_data")
+        else:
+            continue
+        offset += -offset % _ALIGNMENT if size >= _ALIGNMENT else 0
+        chunks.append((offset, content))
+        del tensor.external_data[:]
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", offset), ("length", size)):
+            tensor.external_data.add(key=key, value=str(value))
+        offset += size
+    yield proto
+    yield from chunks
+
+
+def _sort(model: ir.Model) -> None:
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        if not _is_sorted(graph):
+            graph.sort()
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    done: set[ir.Node] = set()
+    for node in graph:
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if producer is not None and producer.graph is graph and producer not in done:
+                return False
+        if node.attributes and not all(_reads_only(g, graph, done) for g in _subgraphs(node)):
+            return False
+        done.add(node)
+    return True
+
+
+def _reads_only(graph: ir.Graph, outer: ir.Graph, done: set[ir.Node]) -> bool:
+    """Whether a subgraph is sorted and reads of the graph around it what is already computed."""
+    for node in graph.all_nodes():
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if producer is not None and producer.graph is outer and producer not in done:
+                return False
+    return _is_sorted(graph)
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH and not attr.is_ref():
+            found.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
+            found.extend(attr.as_graphs())
+    return found
+
+
+def _port(value: ir.Value, *, optional: bool = False) -> Port:
+    dims = None
+    if value.shape is not None:
+        dims = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    kind, dtype = _kind(value.type)
+    if fidelity.hidden_type(value) is not None:
+        kind = "map"
+    return Port(value.name or "", kind, dtype, dims, optional)
+
+
+def _kind(kind: ir.TypeProtocol | None) -> tuple[str, str]:
+    if kind is None:
+        return "unknown", ""
+    if isinstance(kind, ir.TensorType):
+        return "tensor", kind.dtype.name.lower()
+    if isinstance(kind, ir.SparseTensorType):
+        return "sparse tensor", kind.dtype.name.lower()
+    if isinstance(kind, ir.SequenceType):
+        return "sequence", _kind(kind.elem_type)[1]
+    return "optional", _kind(kind.elem_type)[1] if isinstance(kind, ir.OptionalType) else ""
+
+
+def _refuse_duplicates(proto: onnx.ModelProto, label: str) -> None:
+    seen: dict[str, onnx.TensorProto] = {}
+    doubled: list[int] = []
+    for index, tensor in enumerate(proto.graph.initializer):
+        former = seen.setdefault(tensor.name, tensor)
+        if former is tensor:
+            continue
+        if former != tensor:
+            raise BadInput(
+                f"{label} defines initializer '{tensor.name}' twice with different content: as"
+                f" {_describe(former)} and as {_describe(tensor)}; remove one of them."
+            )
+        doubled.append(index)
+    for index in reversed(doubled):
+        del proto.graph.initializer[index]
+
+
+def _describe(tensor: onnx.TensorProto) -> str:
+    name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+    return f"{name}[{','.join(map(str, tensor.dims))}]"
+
+
+def _invalid(proto: onnx.ModelProto, label: str, error: Exception) -> str:
+    defined: dict[str, str] = {info.name: "an input" for info in proto.graph.input}
+    defined.update({t.name: "an initializer" for t in proto.graph.initializer})
+    for index, node in enumerate(proto.graph.node):
+        here = f"an output of node {index} ({node.op_type} '{node.name}')"
+        for name in node.output:
+            if name and name in defined:
+                return f"{label} defines '{name}' twice: as {defined[name]} and as {here}; rename one."
+            defined[name] = here
+    if "cycle" in str(error):
+        return f"{label} has a cycle: a node reads, by way of others, its own output."
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return f"{label} is not a valid ONNX model: {' '.join(str(cause).split())[:300]}"

@@ -1,0 +1,212 @@
+"""Feeds from the user's files: .npz, a folder of .npy, or an ONNX test data set."""
+
+from __future__ import annotations
+
+import glob
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from graphopt.errors import BadInput
+from graphopt.numerics.feeds import FeedSet
+from graphopt.numerics.sizes import evaluate, shapes_of
+from graphopt.numerics.specs import ValueSpec
+from graphopt.numerics.values import Array, dtype_of, flatten
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+def load_inputs(paths: Sequence[str | Path], specs: Sequence[ValueSpec]) -> list[FeedSet]:
+    """Read feeds from files.
+
+    Args:
+        paths: Any of: an .npz whose arrays are named as the inputs; a folder of .npz, each one set; a
+            folder of .npy, each named as an input (``/`` and ``:`` as ``_``); a folder with input_0.pb,
+            input_1.pb, ... in the order of the inputs, or with test_data_set_N folders of them. A
+            pattern such as ``val/*.npz`` stands for all files that it matches.
+        specs: The inputs of the model.
+
+    Raises:
+        BadInput: A file cannot be read, or its content is not what the inputs take.
+    """
+    sets: list[FeedSet] = []
+    for path in _expand(paths):
+        for name, arrays in _read(path, specs):
+            sets.append(_checked(name, arrays, specs))
+    return sets
+
+
+def _expand(paths: Sequence[str | Path]) -> list[Path]:
+    found: list[Path] = []
+    for given in paths:
+        path = Path(given)
+        if path.exists():
+            found.append(path)
+            continue
+        matches = sorted(glob.glob(str(given), recursive=True))
+        if not matches:
+            raise BadInput(
+                f"There is no input data at '{given}': give an .npz, a folder of .npy or a test data set."
+            )
+        found.extend(Path(match) for match in matches)
+    return found
+
+
+def _read(path: Path, specs: Sequence[ValueSpec]) -> list[tuple[str, dict[str, Any]]]:
+    if path.is_dir():
+        return _read_folder(path, specs)
+    if path.suffix == ".npz":
+        return [(path.name, _read_npz(path, specs))]
+    if path.suffix == ".npy" and len(specs) == 1:
+        return [(path.name, {specs[0].name: _read_npy(path)})]
+    if path.suffix.lower() in _IMAGES:
+        raise BadInput(
+            f"Image files such as '{path}' are not supported yet: save the input tensors as an .npz."
+        )
+    raise BadInput(
+        f"Cannot read feeds from '{path}': give an .npz, a folder of .npy or an ONNX test data set."
+    )
+
+
+def _read_folder(path: Path, specs: Sequence[ValueSpec]) -> list[tuple[str, dict[str, Any]]]:
+    sets = sorted(inner for inner in path.glob("test_data_set_*") if inner.is_dir())
+    if not sets and any(path.glob("input_*.pb")):
+        sets = [path]
+    if sets:
+        return [(inner.name, _read_test_data(inner, specs)) for inner in sets]
+    packed = sorted(path.glob("*.npz"))
+    if packed:
+        return [(file.name, _read_npz(file, specs)) for file in packed]
+    files = sorted(path.glob("*.npy"))
+    if not files:
+        raise BadInput(f"The folder '{path}' holds no .npy, .npz or input_0.pb: there is nothing to feed.")
+    names = {_file_name(spec.name): spec.name for spec in specs}
+    return [(path.name, {names.get(file.stem, file.stem): _read_npy(file) for file in files})]
+
+
+def _file_name(name: str) -> str:
+    return name.replace("/", "_").replace(":", "_")
+
+
+def _read_npy(path: Path) -> Array:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise BadInput(f"Cannot read '{path}' as .npy: {_first_line(error)}.") from error
+
+
+def _read_npz(path: Path, specs: Sequence[ValueSpec]) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"Cannot read '{path}' as .npz: {_first_line(error)}.") from error
+    if len(specs) == 1 and list(arrays) == ["arr_0"]:
+        return {specs[0].name: arrays["arr_0"]}
+    return arrays
+
+
+def _read_test_data(folder: Path, specs: Sequence[ValueSpec]) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    files = sorted(folder.glob("input_*.pb"), key=lambda file: int(file.stem.rpartition("_")[2]))
+    for file in files:
+        position = int(file.stem.rpartition("_")[2])
+        if position >= len(specs):
+            raise BadInput(
+                f"'{file}' is data for input {position}, and the model has only {len(specs)} inputs."
+            )
+        spec = specs[position]
+        try:
+            arrays[spec.name] = _read_proto(file.read_bytes(), spec)
+        except (DecodeError, ValueError, TypeError) as error:
+            raise BadInput(
+                f"Cannot read '{file}' as a value for input {spec}: {_first_line(error)}."
+            ) from error
+    return arrays
+
+
+def _read_proto(content: bytes, spec: ValueSpec) -> Any:
+    if spec.optional:
+        return numpy_helper.to_optional(onnx.OptionalProto.FromString(content))
+    if spec.kind == "sequence":
+        return numpy_helper.to_list(onnx.SequenceProto.FromString(content))
+    if spec.kind == "map":
+        return numpy_helper.to_dict(onnx.MapProto.FromString(content))
+    return numpy_helper.to_array(onnx.TensorProto.FromString(content))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _checked(name: str, arrays: Mapping[str, Any], specs: Sequence[ValueSpec]) -> FeedSet:
+    known = {spec.name for spec in specs}
+    for given in arrays:
+        if given not in known:
+            inputs = ", ".join(str(spec) for spec in specs)
+            raise BadInput(
+                f"The data '{name}' has '{given}', which is no input of the model: it takes {inputs}."
+            )
+    shapes = shapes_of({spec.name: spec.dims for spec in specs if spec.dims is not None})
+    sizes: dict[str, int] = {}
+    values: dict[str, Any] = {}
+    for spec in specs:
+        if spec.name not in arrays:
+            if spec.optional:
+                values[spec.name] = None
+                continue
+            raise BadInput(f"The data '{name}' lacks the input {spec}.")
+        values[spec.name] = _converted(name, arrays[spec.name], spec)
+        if spec.kind == "tensor" and spec.dims is not None:
+            _match(name, values[spec.name], spec, shapes[spec.name].dims, sizes)
+    return FeedSet(name, 0, "data", sizes, values)
+
+
+def _converted(name: str, value: Any, spec: ValueSpec) -> Any:
+    dtype = dtype_of(spec.elem)
+    if dtype is None or spec.kind == "map" or value is None:
+        return value
+    if spec.kind == "tensor" and isinstance(value, np.ndarray):
+        # numpy saves the types of ml_dtypes as raw bytes and text in a fixed width.
+        if value.dtype.kind == "V" and value.dtype.itemsize == dtype.itemsize and not value.dtype.names:
+            return value.view(dtype)
+        if dtype.kind == "O" and value.dtype.kind in "USO":
+            return np.array([_text(item) for item in value.reshape(-1)], dtype=object).reshape(value.shape)
+    for path, array in flatten(value):
+        if array is not None and array.dtype != dtype:
+            place = f" at {path}" if path else ""
+            raise BadInput(f"The data '{name}' has {array.dtype}{place} for the input {spec}: convert it.")
+    return value
+
+
+def _text(item: Any) -> str:
+    return item.decode() if isinstance(item, bytes) else str(item)
+
+
+def _match(
+    name: str, array: Array, spec: ValueSpec, dims: tuple[int | str, ...], sizes: dict[str, int]
+) -> None:
+    wrong = BadInput(f"The data '{name}' has shape {list(array.shape)} for the input {spec}.")
+    if array.ndim != len(dims):
+        raise wrong
+    for dim, size in zip(dims, array.shape, strict=True):
+        if isinstance(dim, int):
+            if dim != size:
+                raise wrong
+            continue
+        try:
+            expected = evaluate(dim, sizes)
+        except (KeyError, SyntaxError, ValueError):
+            expected = sizes[dim] = size
+        if expected != size:
+            raise BadInput(
+                f"The data '{name}' has shape {list(array.shape)} for the input {spec}, but the dim "
+                f"'{dim}' is {expected} in another input."
+            )

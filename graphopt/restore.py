@@ -1,0 +1,185 @@
+"""Gives back what a foreign tool dropped from a model, and removes what it added beside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.errors import BadInput, PassError
+from graphopt.fidelity import tensors
+from graphopt.model import Model, paused_gc
+from graphopt.storage import external_range, read_proto
+
+_FIELDS = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
+
+
+def restore(
+    before: Model, after: onnx.ModelProto | Path, *, signature: bool = True
+) -> tuple[Model, tuple[str, ...]]:
+    """Make a tool's result a model like the one it was given, but for the graph itself.
+
+    Args:
+        before: The model that the tool was given.
+        after: What it made: a message, or a file with external data beside it. Its weights are read
+            into memory, so that the file may go.
+        signature: Whether inputs and outputs must be those of ``before``.
+
+    Returns:
+        The model, and one sentence for each thing that was dropped or kept out.
+
+    Raises:
+        PassError: The result is no valid model, or lost an input that it uses or an output.
+    """
+    with paused_gc():
+        proto = _read(after) if isinstance(after, Path) else after
+        notes: list[str] = []
+        if signature:
+            _restore_signature(before.ir, proto)
+        try:
+            restored = Model.from_proto(proto, before.path)
+        except BadInput as error:
+            raise PassError(f"The tool left an invalid model: {error}") from error
+        _restore_fields(before.ir, restored.ir, notes)
+        _restore_nodes(before.ir, restored.ir, notes)
+        _drop_imports(before.ir, restored.ir, notes)
+        return restored, tuple(notes)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        proto = read_proto(path)
+        for name, tensor in tensors(proto):
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                continue
+            file, offset, length = external_range(name, tensor, path, "The tool's result")
+            with file.open("rb") as stream:
+                stream.seek(offset)
+                tensor.raw_data = stream.read(length)
+            tensor.ClearField("data_location")
+            tensor.ClearField("external_data")
+    except BadInput as error:
+        raise PassError(f"The tool left a file that cannot be read: {error}") from error
+    return proto
+
+
+def _restore_signature(before: ir.Model, proto: onnx.ModelProto) -> None:
+    wanted = ir.to_proto(before.graph)
+    assert isinstance(wanted, onnx.GraphProto)
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    read = {name for node in proto.graph.node for name in _reads(node)}
+    read.update(info.name for info in proto.graph.output)
+    before_initializers = set(before.graph.initializers)
+    inputs: list[onnx.ValueInfoProto] = []
+    for info in wanted.input:
+        # A default that the tool folded away is no input any more; one that is left stays overridable.
+        if info.name in before_initializers and info.name not in initializers:
+            if info.name in read:
+                raise PassError(f"The tool turned the default of input '{info.name}' into a plain input.")
+            if before.ir_version < 4:
+                continue
+        inputs.append(info)
+    names = {info.name for info in inputs}
+    for info in proto.graph.input:
+        if info.name in names:
+            continue
+        if before.ir_version < 4 and info.name in initializers:
+            inputs.append(info)
+        elif info.name in read and info.name not in initializers:
+            raise PassError(f"The tool added an input '{info.name}', which the source does not have.")
+    _restore_outputs(wanted.output, proto)
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+
+
+def _restore_outputs(wanted: Iterable[onnx.ValueInfoProto], proto: onnx.ModelProto) -> None:
+    present = {info.name: info for info in proto.graph.output}
+    outputs: list[onnx.ValueInfoProto] = []
+    for info in wanted:
+        found = present.get(info.name)
+        if found is None:
+            raise PassError(f"The tool lost or renamed the output '{info.name}'.")
+        new, old = found.type.tensor_type.elem_type, info.type.tensor_type.elem_type
+        if new and old and new != old:
+            name = onnx.TensorProto.DataType.Name
+            raise PassError(
+                f"The tool changed the type of output '{info.name}' from {name(old)} to {name(new)}."
+            )
+        outputs.append(info)
+    del proto.graph.output[:]
+    proto.graph.output.extend(outputs)
+
+
+def _reads(node: onnx.NodeProto) -> Iterable[str]:
+    yield from node.input
+    for attr in node.attribute:
+        for graph in (*([attr.g] if attr.HasField("g") else []), *attr.graphs):
+            yield from (info.name for info in graph.output)
+            for inner in graph.node:
+                yield from _reads(inner)
+
+
+def _restore_fields(before: ir.Model, after: ir.Model, notes: list[str]) -> None:
+    for field in _FIELDS:
+        setattr(after, field, getattr(before, field))
+    if after.ir_version != before.ir_version:
+        notes.append(f"ir_version {after.ir_version} set back to {before.ir_version}")
+        after.ir_version = before.ir_version
+    added = len(after.metadata_props.keys() - before.metadata_props.keys())
+    added += len(after.graph.metadata_props.keys() - before.graph.metadata_props.keys())
+    if added:
+        notes.append(f"{added} metadata entries that the tool added were kept out")
+    for new, old in (
+        (after.metadata_props, before.metadata_props),
+        (after.graph.metadata_props, before.graph.metadata_props),
+    ):
+        new.clear()
+        new.update(old)
+    after.graph.name = before.graph.name
+    after.graph.doc_string = before.graph.doc_string
+    for key in ("graphopt.model",):
+        if key in before.meta:
+            after.meta[key] = before.meta[key]
+    for new, old in zip(after.graph.outputs, before.graph.outputs, strict=False):
+        if new.name == old.name:
+            new.meta.update(old.meta)
+
+
+def _restore_nodes(before: ir.Model, after: ir.Model, notes: list[str]) -> None:
+    known = {_key(node): node for node in before.graph.all_nodes()}
+    matched: set[tuple[str, str, str]] = set()
+    for node in after.graph.all_nodes():
+        key = _key(node)
+        old = known.get(key)
+        if old is None:
+            continue
+        matched.add(key)
+        for name, value in old.metadata_props.items():
+            node.metadata_props.setdefault(name, value)
+        node.doc_string = node.doc_string or old.doc_string
+    lost = sum(1 for key, node in known.items() if key not in matched and node.metadata_props)
+    if lost:
+        notes.append(f"metadata of {lost} nodes went with them")
+
+
+def _key(node: ir.Node) -> tuple[str, str, str]:
+    name = next((value.name for value in node.outputs if value.name), "") or ""
+    return node.domain, node.op_type, name
+
+
+def _drop_imports(before: ir.Model, after: ir.Model, notes: list[str]) -> None:
+    used = {node.domain for node in after.graph.all_nodes()}
+    for function in after.functions.values():
+        used.update(node.domain for node in function.all_nodes())
+        used.add(function.domain)
+    extra = [
+        domain for domain in after.opset_imports if domain not in before.opset_imports and domain not in used
+    ]
+    for domain in extra:
+        del after.opset_imports[domain]
+    if extra:
+        notes.append(f"{len(extra)} unused opset imports that the tool added were removed")
+    for domain, version in before.opset_imports.items():
+        after.opset_imports.setdefault(domain, version)

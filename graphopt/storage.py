@@ -1,0 +1,205 @@
+"""Model files: reading them with clear errors, external data, and writing all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google.protobuf.message
+import onnx
+
+from graphopt.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    """A model file on disk: its path, its size with external data in bytes, and its SHA-256."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+def data_file(path: Path) -> Path:
+    """Where the external data of a model at ``path`` goes."""
+    return path.with_name(f"{path.name}.data")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Read the message of a model file, external data left where it is.
+
+    Raises:
+        BadInput: The file is missing, unreadable, empty, cut short or not ONNX.
+    """
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder: name the .onnx file in it.")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"No such file: {path}") from None
+    except OSError as error:
+        raise BadInput(f"Cannot read {path}: {error.strerror}") from error
+    if not content:
+        raise BadInput(f"{path} is empty: the export or copy did not finish.")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except google.protobuf.message.DecodeError:
+        raise BadInput(f"{path} {_guess(path, content)}") from None
+    if not proto.HasField("graph") or proto.ir_version == 0:
+        raise BadInput(f"{path} {_guess(path, content)}")
+    return proto
+
+
+def _guess(path: Path, content: bytes) -> str:
+    if content[:2] == b"PK":
+        return "is a zip archive, such as PyTorch saves: export it to ONNX first."
+    if content[4:8] == b"ORTM" or path.suffix == ".ort":
+        return "is in ORT format, which cannot be optimized further: use the .onnx it was made from."
+    if content[:64].isascii() and content[:16].strip() and b"\0" not in content[:64]:
+        return "is a text file, not an ONNX model."
+    # An ONNX file begins with field 1, ir_version, a small varint.
+    if content[:1] == b"\x08":
+        return "is cut short or damaged: copy or export it again."
+    return "is not an ONNX model."
+
+
+def external_range(
+    name: str, tensor: onnx.TensorProto, path: Path | None, label: str
+) -> tuple[Path, int, int]:
+    """Where the content of a tensor lies: file, offset and length in bytes.
+
+    Raises:
+        BadInput: The file is missing, too short, or outside the folder of the model.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if path is None:
+        raise BadInput(
+            f"Tensor '{name}' lies in external data '{location}', but the model was given without its"
+            " path: pass the path of the file."
+        )
+    folder = path.resolve().parent
+    file = folder / location
+    if not location or os.path.isabs(location) or not file.resolve().is_relative_to(folder):
+        raise BadInput(
+            f"{label}: tensor '{name}' points to external data '{location}' outside the model's folder;"
+            " move the data beside the model."
+        )
+    try:
+        offset = int(entries.get("offset") or 0)
+        available = file.stat().st_size - offset
+        length = int(entries.get("length") or available)
+    except FileNotFoundError:
+        raise BadInput(
+            f"{label}: external data '{location}' of tensor '{name}' is missing: it must lie beside"
+            " the model."
+        ) from None
+    except ValueError:
+        raise BadInput(f"{label}: tensor '{name}' has an external data range that is no number.") from None
+    if offset < 0 or length < 0 or length > available:
+        raise BadInput(
+            f"{label}: external data '{location}' ends before tensor '{name}' does: the file is cut short."
+        )
+    return file, offset, length
+
+
+def write_files(parts: Iterable[Any], path: Path, data: Path | None = None) -> tuple[int, str]:
+    """Write a message and the weights that follow it; returns size in bytes and SHA-256 of the message.
+
+    Args:
+        parts: The message, then pairs (offset, content) of what goes to the data file, in order.
+        path: Where the message goes.
+        data: Where the weights go; beside ``path`` by default.
+    """
+    iterator = iter(parts)
+    content = next(iterator).SerializeToString()
+    digest = hashlib.sha256(content).hexdigest()
+    size = len(content)
+    outside = data or data_file(path)
+    stream = None
+    try:
+        for offset, chunk in iterator:
+            stream = stream or outside.open("wb")
+            stream.seek(offset)
+            if isinstance(chunk, bytes):
+                stream.write(chunk)
+            else:
+                chunk.tofile(stream)
+        if stream is not None:
+            size += stream.tell()
+            stream.flush()
+            os.fsync(stream.fileno())
+    finally:
+        if stream is not None:
+            stream.close()
+    with path.open("wb") as target:
+        target.write(content)
+        target.flush()
+        os.fsync(target.fileno())
+    return size, digest
+
+
+def save_atomically(parts: Iterable[Any], target: Path, kept: set[Path]) -> SavedFile:
+    """Write model and data under temporary names in the target's folder, then rename them.
+
+    Args:
+        parts: As `write_files` takes them.
+        target: The model file.
+        kept: Files that must not be replaced.
+
+    Raises:
+        BadInput: The folder is missing or cannot be written, or the target is one of ``kept``.
+    """
+    check_target(target, kept)
+    data = data_file(target)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+            model_part, data_part = Path(scratch) / "model", Path(scratch) / "data"
+            size, digest = write_files(parts, model_part, data_part)
+            if data_part.exists():
+                os.replace(data_part, data)
+            os.replace(model_part, target)
+            _sync_folder(target.parent)
+    except OSError as error:
+        raise BadInput(f"Cannot write {target}: {error.strerror or error}") from error
+    return SavedFile(target.resolve(), size, digest)
+
+
+def check_target(target: Path, kept: set[Path]) -> None:
+    """Refuse a target that cannot be written or must not be.
+
+    Raises:
+        BadInput: See `save_atomically`.
+    """
+    folder = target.parent
+    if not folder.is_dir():
+        raise BadInput(f"Cannot write {target}: the folder {folder} does not exist.")
+    if target.is_dir():
+        raise BadInput(f"Cannot write {target}: it is a folder.")
+    if target.resolve() in kept or data_file(target).resolve() in kept:
+        raise BadInput(f"Will not write {target}: it is the input model or its data; choose another -o.")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
