@@ -1,0 +1,111 @@
+"""The process that foreign code runs in: ``python -m graphopt.pipeline.child ADDRESS OUTPUT``.
+
+Started by `graphopt.pipeline.worker`, never by hand. It answers one call after another over a
+connection; what the code prints goes to the file OUTPUT, at the level of file descriptors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+import os
+import pickle
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Client, Connection
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve calls until the parent closes the connection."""
+    address, output = sys.argv[1], sys.argv[2]
+    _leave_terminal(output)
+    key = bytes.fromhex(os.environ.pop("GRAPHOPT_WORKER_KEY"))
+    connection = Client(address, authkey=key)
+    os.environ["GRAPHOPT_IN_WORKER"] = "1"
+    assert isinstance(connection, Connection)
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except EOFError:
+            # Threads that a tool left behind must not keep the process.
+            os._exit(0)
+        connection.send_bytes(_answer(message))
+
+
+def _leave_terminal(output: str) -> None:
+    # Ctrl-C belongs to the parent, which ends this process; and a killed parent takes it along.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+
+
+def _answer(message: bytes) -> bytes:
+    try:
+        paths, setup, call = pickle.loads(message)
+        sys.path[:] = paths
+        for name, path in setup:
+            load_file(name, path)
+        function, arguments = pickle.loads(call)
+        value = _resolve(function)(*arguments)
+        reply: dict[str, Any] = {"status": "ok", "value": value}
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        return pickle.dumps(reply, protocol=5)
+    except BaseException as error:
+        return pickle.dumps(_failure(error), protocol=5)
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    reply: dict[str, Any] = {
+        "status": "error",
+        "error": f"{type(error).__name__}: {error}",
+        "traceback": traceback.format_exc(),
+        "exception": None,
+    }
+    try:
+        pickle.loads(pickle.dumps(error))
+        reply["exception"] = error
+    except Exception:
+        # An exception that cannot travel is told by its text alone.
+        reply["exception"] = None
+    return reply
+
+
+def _resolve(function: str) -> Any:
+    module, _, name = function.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def load_file(name: str, path: str) -> Any:
+    """Import the file at ``path`` as module ``name``, once."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+if __name__ == "__main__":
+    main()
