@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol
 
 from graphopt.errors import PassError, PipelineError, ToolFailed
 from graphopt.model import Model
+from graphopt.pipeline.entries import record_changes, record_diff
 from graphopt.pipeline.instrument import Instrument, PassEvent
 from graphopt.pipeline.opaque import Toolbox, run_surgeon, run_tool
 from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
-from graphopt.pipeline.entries import record_changes, record_diff
 from graphopt.record.data import CheckEntry, PassEntry, Status
 from graphopt.rewrite.changes import Change
 from graphopt.rewrite.diff import structural_diff

@@ -127,7 +127,10 @@ class Rewriter:
         if tensor.name != name and isinstance(tensor, ir.Tensor):
             tensor.name = name
         value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape.numpy()),
+            const_value=tensor,
         )
         self._scope.graph.register_initializer(value)
         return value

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt import Declined, Numerics, Rewriter, RewritePass, facts
+from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
 
 _RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import Declined, Numerics, Rewriter, RewritePass, facts
+from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
 
 
 @dataclass(frozen=True)

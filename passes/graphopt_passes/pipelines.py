@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-_OWN = "fixpoint(eliminate-identity,eliminate-noop,eliminate-transpose,common-subexpression,eliminate-dead)"
+_CLEAN = "eliminate-identity,eliminate-noop,eliminate-transpose,common-subexpression"
+_EXACT = f"fixpoint({_CLEAN}),eliminate-dead"
 
-EXACT = f"{_OWN},eliminate-dead"
+EXACT = _EXACT
+PORTABLE = f"fixpoint({_CLEAN},fold-conv-bn),onnxsim,fixpoint({_CLEAN},fold-conv-bn),eliminate-dead"
+DEFAULT = f"{PORTABLE},ort{{level=extended}}"
+THIS_CPU = f"{PORTABLE},ort{{level=all}}"
