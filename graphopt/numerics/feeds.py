@@ -10,7 +10,8 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any, NoReturn, TypeAlias
 
 import onnx_ir as ir
 
@@ -19,6 +20,7 @@ from graphopt.numerics.domains import Domain, domains
 from graphopt.numerics.generate import DISTRIBUTIONS, Distribution, Recipe, draw
 from graphopt.numerics.sizes import Shape, Symbol, demanded_sizes, shapes_of, symbols_of
 from graphopt.numerics.specs import ValueSpec
+from graphopt.numerics.values import digest
 
 Sizes: TypeAlias = Mapping[str, int]
 
@@ -45,6 +47,11 @@ class FeedSet:
     distribution: str
     dims: Mapping[str, int]
     arrays: Mapping[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of the values."""
+        return digest(self.arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +215,6 @@ class _Search:
                 if self.attempts >= _MOST_ATTEMPTS:
                     break
         self._give_up()
-        raise AssertionError
 
     def _repaired(self, sizes: Sizes, tried: set[Any]) -> Iterator[Sizes]:
         """The sizes, then the same as an error message of the runtime suggests."""
@@ -319,7 +325,7 @@ class _Search:
         self.attempts += 1
         return self._attempt(made)
 
-    def _give_up(self) -> None:
+    def _give_up(self) -> NoReturn:
         sizes, error = self.errors[0] if self.errors else ({}, "no set of feeds runs")
         unsure = next(
             (spec for spec in self.specs if not all(isinstance(d, int) for d in self.shapes[spec.name].dims)),

@@ -172,8 +172,12 @@ def _is_supported(annotation: Any) -> bool:
     members = _members(annotation) - {_NONE}
     if len(members) == 1:
         return _is_element(next(iter(members)))
-    # A text and another type in one union: nobody could say which of them 5 is.
-    return str not in members and all(_is_scalar(member) for member in members)
+    # With a text and a number, or two kinds of number, nobody could say which of them 1 is.
+    return (
+        all(_is_scalar(member) for member in members)
+        and len(members & set(_SCALARS)) == 1
+        and str not in members
+    )
 
 
 def _is_element(annotation: Any) -> bool:

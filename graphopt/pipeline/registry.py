@@ -1,216 +1,259 @@
-"""Finds passes and pipelines: entry points of installed packages, and plugin files or modules.
+"""Which passes and pipelines there are: entry points of installed packages, and plugin files.
 
-Names come from the entry points alone, so that listing imports nothing. A plugin that is broken or
-claims a taken name is an error that names the owner; it does not hide the other passes.
+Every pass has an entry point of its own in the group ``graphopt.passes`` (``name = "module:Class"``), so
+that names can be listed without importing any of them; ``graphopt.pipelines`` holds named pipelines
+(``name = "module:NAME"``, a text or a `graphopt.Pipeline`). The built-in ones are registered the same
+way. One broken or doubled plugin is an error where it is used and hides nothing else.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import importlib
-import inspect
-import re
-from collections.abc import Iterable
+import importlib.metadata
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from graphopt.errors import PipelineError, PluginError
-from graphopt.pipeline.child import load_file
-from graphopt.rewrite.passes import Numerics, OpaquePass, Pass, RewritePass, SurgeonPass
+from graphopt.pipeline.names import did_you_mean
+from graphopt.pipeline.plugins import FILE_PREFIX, PASS_NAME, cause_of, check_pass, classes_of, import_plugin
+from graphopt.rewrite.passes import Pass
 
 PASSES = "graphopt.passes"
 PIPELINES = "graphopt.pipelines"
-_NAME = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
-_KINDS = (RewritePass, SurgeonPass, OpaquePass)
+_KEYWORDS = frozenset({"fixpoint", "none"})
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a pass or pipeline of a name comes from.
+    """A name that somebody registered.
 
     Attributes:
-        name: The name.
-        owner: The distribution with its version, or the plugin file or module.
-        target: The entry point, or the class itself for a plugin.
+        name: The name of the pass or pipeline.
+        kind: Which of the two.
+        target: ``module:attribute``.
+        owner: Who registered it: a distribution with its version, or the file or module of a plugin.
+        load: Imports the target.
+        plugin: Whether it comes from ``--plugin``.
     """
 
     name: str
+    kind: Literal["pass", "pipeline"]
+    target: str
     owner: str
-    target: EntryPoint | type[Pass]
+    load: Callable[[], Any] = field(compare=False)
+    plugin: bool = False
 
 
-@dataclass(eq=False)
-class Registry:
-    """The passes and pipelines that can be named.
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a pass, a pipeline or a plugin cannot be used.
 
     Attributes:
-        passes: Where each pass comes from.
-        pipelines: Where each pipeline comes from.
-        problems: One sentence for each name that two owners claim.
-        setup: The plugin files, as (module name, path), for the worker to load.
+        name: Its name; for a plugin that does not load, what was given to ``--plugin``.
+        message: One sentence with the owner and the cause.
     """
 
-    passes: dict[str, Entry] = field(default_factory=dict[str, Entry])
-    pipelines: dict[str, Entry] = field(default_factory=dict[str, Entry])
-    problems: dict[str, str] = field(default_factory=dict[str, str])
-    setup: tuple[tuple[str, str], ...] = ()
+    name: str
+    message: str
+
+
+class Registry:
+    """The passes and pipelines at hand.
+
+    Args:
+        entries: What is registered. Of entries with one name and one target all but the first are
+            ignored; with different targets the name is a problem.
+        plugin_files: The plugin files that are loaded, as (module name, path).
+        problems: What is known to be broken already.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Entry] = (),
+        *,
+        plugin_files: Sequence[tuple[str, str]] = (),
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._classes: dict[str, type[Pass]] = {}
+        self._broken: dict[str, str] = {}
+        self._plugin_files = tuple(plugin_files)
+        self._plugin_problems = tuple(problems)
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            self._add(entry)
 
     @classmethod
-    def load(cls, plugins: Iterable[str | Path] = ()) -> Registry:
-        """Collect what is installed and what ``plugins`` (``.py`` files or module names) define.
+    def load(cls, plugins: Sequence[str | Path] = (), *, keep_going: bool = False) -> Registry:
+        """Collect the entry points of the installed packages and the passes of these plugins.
+
+        Args:
+            plugins: Files (``my_pass.py``) or modules (``my_package.passes``), which are imported here.
+            keep_going: Note a plugin that does not load among the problems, for listings, in place of
+                raising.
 
         Raises:
-            PluginError: A plugin does not import or defines no pass.
+            PluginError: A plugin does not load or holds no pass.
         """
-        registry = cls()
-        for group, into in ((PASSES, registry.passes), (PIPELINES, registry.pipelines)):
-            for point in sorted(entry_points(group=group), key=lambda p: (p.name, p.value)):
-                owner = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
-                registry._add(into, Entry(point.name, owner, point))
+        entries = [*_installed(PASSES, "pass"), *_installed(PIPELINES, "pipeline")]
+        files: list[tuple[str, str]] = []
+        problems: list[Problem] = []
         for plugin in plugins:
-            registry._add_plugin(str(plugin))
-        return registry
+            try:
+                module, owner = import_plugin(str(plugin))
+                entries += [_plugin_entry(found, owner) for found in classes_of(module, owner)]
+            except PluginError as error:
+                if not keep_going:
+                    raise
+                problems.append(Problem(str(plugin), str(error)))
+                continue
+            if module.__name__.startswith(FILE_PREFIX):
+                files.append((module.__name__, str(module.__file__)))
+        return cls(entries, plugin_files=files, problems=problems)
 
-    def _add(self, into: dict[str, Entry], entry: Entry) -> None:
-        taken = into.get(entry.name)
-        if taken is None:
-            into[entry.name] = entry
-        elif not _same_target(taken.target, entry.target):
-            self.problems[entry.name] = (
-                f"'{entry.name}' is defined twice, by {taken.owner} and by {entry.owner}:"
-                " rename or uninstall one."
+    def _add(self, entry: Entry) -> None:
+        if entry.name in self._broken:
+            return
+        other = self._entries.get(entry.name)
+        if PASS_NAME.fullmatch(entry.name) is None or entry.name in _KEYWORDS:
+            self._broken[entry.name] = (
+                f"'{entry.name}' of {entry.owner} cannot be the name of a {entry.kind}: use lower-case words"
+                " joined by dashes, other than 'fixpoint' and 'none'."
+            )
+        elif other is None:
+            self._entries[entry.name] = entry
+        elif not _same_target(other, entry):
+            del self._entries[entry.name]
+            self._broken[entry.name] = (
+                f"The name '{entry.name}' is claimed by {_claim(other)} and by {_claim(entry)}:"
+                " uninstall or rename one of them."
             )
 
-    def _add_plugin(self, plugin: str) -> None:
-        module = _import_plugin(plugin)
-        path = getattr(module, "__file__", None)
-        if plugin.endswith(".py") and path is not None:
-            self.setup = (*self.setup, (module.__name__, str(path)))
-        found = [value for value in vars(module).values() if _is_pass_of(value, module)]
-        if not found:
-            raise PluginError(
-                f"Plugin {plugin} defines no pass: derive a class from graphopt.RewritePass,"
-                " SurgeonPass or OpaquePass and give it a name."
-            )
-        for step in found:
-            _validate(step, step.name if hasattr(step, "name") else step.__name__, plugin)
-            self._add(self.passes, Entry(step.name, plugin, step))
+    def passes(self) -> tuple[Entry, ...]:
+        """The registered passes by name, without importing them; broken ones are in `problems`."""
+        return tuple(entry for entry in self._entries.values() if entry.kind == "pass")
+
+    def pipelines(self) -> tuple[Entry, ...]:
+        """The registered pipelines by name, without importing them."""
+        return tuple(entry for entry in self._entries.values() if entry.kind == "pipeline")
+
+    def plugin_files(self) -> tuple[tuple[str, str], ...]:
+        """The plugin files as (module name, path): what a worker loads before it unpickles a pass."""
+        return self._plugin_files
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is known to be broken: it grows when a pass that does not load is asked for."""
+        return [*self._plugin_problems, *(Problem(name, text) for name, text in self._broken.items())]
+
+    def load_all(self) -> dict[str, type[Pass]]:
+        """Every pass that loads, by name; those that do not are added to `problems`."""
+        found: dict[str, type[Pass]] = {}
+        for entry in self.passes():
+            with suppress(PluginError):  # `get` has noted it in `problems`.
+                found[entry.name] = self.get(entry.name)
+        return found
 
     def get(self, name: str) -> type[Pass]:
         """The class of a pass.
 
         Raises:
-            PipelineError: No pass of that name, with the nearest one.
-            PluginError: It does not import, is no valid pass, or two owners claim the name.
+            PipelineError: There is no pass of that name; the message has the nearest one.
+            PluginError: Its plugin does not load, is not a proper pass, or shares the name with another.
         """
-        if name in self.problems:
-            raise PluginError(f"Pass {self.problems[name]}")
-        entry = self.passes.get(name)
-        if entry is None:
-            raise PipelineError(
-                f"Unknown pass '{name}'{nearest(name, [*self.passes, *self.pipelines])}:"
-                " 'graphopt passes' lists them."
-            )
-        if isinstance(entry.target, EntryPoint):
-            loaded = _load(entry)
-            _validate(loaded, name, entry.owner)
-            return loaded
-        return entry.target
+        if name in self._classes:
+            return self._classes[name]
+        entry = self._entry(name, "pass")
+        loaded = self._loaded(entry)
+        try:
+            self._classes[name] = check_pass(loaded, name)
+        except PluginError as error:
+            message = f"Pass '{name}' of {entry.owner} is not a proper pass: {error}"
+            raise self._break(name, message) from error
+        return self._classes[name]
 
-    def pipeline_text(self, name: str) -> str:
-        """The text of a named pipeline.
+    def pipeline(self, name: str) -> Any:
+        """What a named pipeline is: a text or a `graphopt.Pipeline`.
 
         Raises:
-            PluginError: It does not import or is no text, or two owners claim the name.
+            PipelineError: There is no pipeline of that name.
+            PluginError: Its package does not load.
         """
-        if name in self.problems:
-            raise PluginError(f"Pipeline {self.problems[name]}")
-        text = _load(self.pipelines[name])
-        if not isinstance(text, str):
-            raise PluginError(f"Pipeline '{name}' of {self.pipelines[name].owner} is not a text.")
-        return text
+        return self._loaded(self._entry(name, "pipeline"))
+
+    def is_pipeline(self, name: str) -> bool:
+        """Whether ``name`` is a pipeline and not a pass."""
+        entry = self._entries.get(name)
+        return entry is not None and entry.kind == "pipeline"
+
+    def owner(self, name: str) -> str:
+        """Who registered a pass or pipeline that is no problem."""
+        return self._entries[name].owner
+
+    def _entry(self, name: str, kind: str) -> Entry:
+        if name in self._broken:
+            raise PluginError(self._broken[name], pass_name=name)
+        entry = self._entries.get(name)
+        if entry is None or entry.kind != kind:
+            raise PipelineError(self.unknown(name, kind))
+        return entry
+
+    def unknown(self, name: str, kind: str = "pass", place: str = "") -> str:
+        """The sentence for a name that is not there, with the nearest one that is."""
+        known = [entry.name for entry in self._entries.values() if kind in ("any", entry.kind)]
+        what = "pass or pipeline" if kind == "any" else kind
+        hint = did_you_mean(name, known)
+        if name in self._entries:
+            return f"'{name}'{place} is a {self._entries[name].kind}, not a {kind}."
+        return f"Unknown {what} '{name}'{place}: {hint}'graphopt passes' lists them."
+
+    def _loaded(self, entry: Entry) -> Any:
+        try:
+            return entry.load()
+        except (Exception, SystemExit) as error:
+            message = (
+                f"The {entry.kind} '{entry.name}' of {entry.owner} does not load from {entry.target}"
+                f" ({cause_of(error)}): mend or remove it."
+            )
+            raise self._break(entry.name, message) from error
+
+    def _break(self, name: str, message: str) -> PluginError:
+        self._broken[name] = message
+        self._entries.pop(name, None)
+        return PluginError(message, pass_name=name)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``, did you mean 'x'?`` without the question mark, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f", did you mean '{found[0]}'" if found else ""
+def _claim(entry: Entry) -> str:
+    return f"{entry.owner} ({entry.kind} {entry.target})"
 
 
-def summary(step: type[Pass]) -> str:
-    """The first line of a pass's documentation."""
-    return (inspect.getdoc(step) or "").partition("\n")[0]
-
-
-def _same_target(a: EntryPoint | type[Pass], b: EntryPoint | type[Pass]) -> bool:
-    # An editable install beside a built one lists the same entry point twice.
-    if isinstance(a, EntryPoint) and isinstance(b, EntryPoint):
-        return a.value == b.value
-    return a is b
-
-
-def _load(entry: Entry) -> Any:
-    assert isinstance(entry.target, EntryPoint)
+def _same_target(a: Entry, b: Entry) -> bool:
+    if a.kind != b.kind:
+        return False
+    if a.target == b.target:
+        return True
+    # A module given by --plugin may belong to an installed package that exports the class elsewhere.
+    if not (a.plugin or b.plugin):
+        return False
     try:
-        return entry.target.load()
-    except Exception as error:
-        raise PluginError(
-            f"'{entry.name}' of {entry.owner} does not import: {type(error).__name__}: {error}"
-        ) from error
+        return a.load() is b.load()
+    except (Exception, SystemExit):
+        return False
 
 
-def _import_plugin(plugin: str) -> Any:
-    try:
-        if not plugin.endswith(".py"):
-            return importlib.import_module(plugin)
-        path = Path(plugin).resolve()
-        if not path.is_file():
-            raise PluginError(f"No such plugin file: {plugin}")
-        return load_file(f"graphopt_plugin_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}", str(path))
-    except PluginError:
-        raise
-    except Exception as error:
-        raise PluginError(f"Plugin {plugin} does not import: {type(error).__name__}: {error}") from error
+def _installed(group: str, kind: Literal["pass", "pipeline"]) -> list[Entry]:
+    owners: dict[int, str] = {}
+    entries: list[Entry] = []
+    for point in importlib.metadata.entry_points(group=group):
+        owner = "an unnamed distribution"
+        if point.dist is not None:
+            owner = owners.get(id(point.dist), "") or f"{point.dist.name} {point.dist.version}"
+            owners[id(point.dist)] = owner
+        entries.append(Entry(point.name, kind, point.value, owner, point.load))
+    return entries
 
 
-def _is_pass_of(value: Any, module: Any) -> bool:
-    return (
-        inspect.isclass(value)
-        and issubclass(value, Pass)
-        and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
-        and not value.__name__.startswith("_")
-    )
-
-
-def _validate(step: Any, name: str, owner: str) -> None:
-    fault = _fault(step, name)
-    if fault:
-        raise PluginError(f"Pass '{name}' of {owner} {fault}.")
-
-
-def _fault(step: Any, name: str) -> str:
-    if not inspect.isclass(step) or not issubclass(step, _KINDS):
-        return "is no subclass of RewritePass, SurgeonPass or OpaquePass"
-    if inspect.isabstract(step):
-        return f"is abstract: it does not define {', '.join(sorted(step.__abstractmethods__))}"
-    if getattr(step, "name", None) != name:
-        return f"calls itself '{getattr(step, 'name', None)}': set name = '{name}'"
-    if not _NAME.match(name):
-        return "needs a name in kebab-case"
-    if not isinstance(getattr(step, "numerics", None), Numerics):
-        return "does not say its numerics: set numerics = Numerics.EXACT, REASSOCIATES or LOSSY"
-    if issubclass(step, RewritePass):
-        roots = getattr(step, "roots", ())
-        if not isinstance(roots, tuple) or not roots:
-            return "does not say where it starts: set roots = ('Op',) or ('*',)"
-    if "__annotations__" in vars(step) and "__dataclass_fields__" not in vars(step):
-        return "has options but is no dataclass: decorate it with @dataclass(frozen=True)"
-    for option in dataclasses.fields(step):
-        missing = dataclasses.MISSING
-        if option.default is missing and option.default_factory is missing:
-            return f"has option '{option.name}' without a default"
-    return ""
+def _plugin_entry(cls: type[Pass], owner: str) -> Entry:
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    return Entry(cls.name, "pass", target, owner, lambda: cls, plugin=True)

@@ -1,0 +1,300 @@
+"""The only maker of ONNX Runtime sessions.
+
+Sessions of models under check run in a worker process, because ONNX Runtime may crash on them; there they
+stay warm between calls (`graphopt.numerics.served`). `session` makes one in this process, for a user.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from graphopt.errors import BadInput, GraphoptError
+from graphopt.pipeline.worker import Reply, Worker, pool
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from graphopt.numerics.feeds import FeedSet
+
+Level: TypeAlias = Literal["disable", "basic", "extended", "layout", "all"]
+Status: TypeAlias = Literal["ok", "does not run", "crashed", "timed out", "out of memory"]
+
+CPU = "CPUExecutionProvider"
+_LEVELS: dict[Level, str] = {
+    "disable": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "layout": "ORT_ENABLE_LAYOUT",
+    "all": "ORT_ENABLE_ALL",
+}
+_LONGEST = 400
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """Everything that decides how a session runs a model.
+
+    Attributes:
+        path: The model file.
+        level: How far the runtime rewrites the model when it loads it; ``all`` is what
+            ``InferenceSession(path)`` does.
+        provider: The execution provider.
+        threads: Threads within an operator; None for one a core.
+        config: Session entries, as (key, value).
+        disabled: Graph transformers and rules to switch off.
+        dims: Sizes to fix symbolic dims to, as (name, size).
+    """
+
+    path: str
+    level: Level = "disable"
+    provider: str = CPU
+    threads: int | None = None
+    config: tuple[tuple[str, str], ...] = ()
+    disabled: tuple[str, ...] = ()
+    dims: tuple[tuple[str, int], ...] = ()
+
+
+def make(spec: SessionSpec) -> ort.InferenceSession:
+    """Make a session in this process, as `spec` says and with logging of errors only.
+
+    Raises:
+        BadInput: The level or the provider does not exist in this ONNX Runtime.
+        Exception: Whatever ONNX Runtime raises for a model that it refuses; see `sentence`.
+    """
+    import onnxruntime as ort
+
+    level = getattr(ort.GraphOptimizationLevel, _LEVELS[spec.level], None)
+    if level is None:
+        raise BadInput(
+            f"onnxruntime {ort.__version__} has no optimization level '{spec.level}': use extended or all."
+        )
+    demand_provider(spec.provider)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.log_severity_level = 3
+    if spec.threads is not None:
+        options.intra_op_num_threads = spec.threads
+    for key, value in spec.config:
+        options.add_session_config_entry(key, value)
+    for name, size in spec.dims:
+        options.add_free_dimension_override_by_name(name, size)
+    return ort.InferenceSession(
+        spec.path,
+        options,
+        providers=[spec.provider],
+        disabled_optimizers=list(spec.disabled) or None,
+    )
+
+
+def demand_provider(provider: str) -> None:
+    """Make sure that this ONNX Runtime has an execution provider.
+
+    Raises:
+        BadInput: It has not; the sentence lists those that it has.
+    """
+    import onnxruntime as ort
+
+    available = ort.get_available_providers()
+    if provider not in available:
+        raise BadInput(
+            f"onnxruntime {ort.__version__} has no provider '{provider}': it has {', '.join(available)}."
+        )
+
+
+def session(
+    path: str | Path,
+    *,
+    level: Level = "all",
+    provider: str = CPU,
+    threads: int | None = None,
+    config: Mapping[str, str] | None = None,
+    disabled: Sequence[str] = (),
+) -> ort.InferenceSession:
+    """Make a session for a user, in this process.
+
+    Args:
+        path: The model file.
+        level: See `SessionSpec`; the default is that of ``InferenceSession(path)``.
+        provider: The execution provider.
+        threads: Threads within an operator; None for one a core.
+        config: Session entries.
+        disabled: Graph transformers and rules to switch off.
+
+    Raises:
+        BadInput: The provider does not exist, or ONNX Runtime refuses the model.
+    """
+    spec = SessionSpec(str(path), level, provider, threads, tuple((config or {}).items()), tuple(disabled))
+    try:
+        return make(spec)
+    except GraphoptError:
+        raise
+    except Exception as error:
+        raise BadInput(f"onnxruntime does not load '{path}': {sentence(error)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What came of making a session.
+
+    Attributes:
+        status: ``ok``, or how it ended.
+        error: One sentence where it is not ok.
+        inputs: Name and type (``tensor(float)``) of every input that must be fed.
+        outputs: The same of every output.
+        seconds: How long the session took to make; 0 for one that was there.
+    """
+
+    status: Status
+    error: str = ""
+    inputs: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of running a model on several feeds.
+
+    Attributes:
+        status: ``ok``, or how the first failure ended.
+        error: One sentence where it is not ok.
+        feed: The name of the feed that it failed on, empty where the session could not be made.
+        outputs: The outputs by name, for every feed up to the first failure.
+        create_seconds: How long the session took to make.
+        run_seconds: How long each run took in the runtime.
+    """
+
+    status: Status
+    error: str = ""
+    feed: str = ""
+    outputs: tuple[Mapping[str, Any], ...] = ()
+    create_seconds: float = 0.0
+    run_seconds: tuple[float, ...] = ()
+
+
+class Runtime:
+    """Runs models in a worker process.
+
+    Args:
+        worker: Gives the process.
+        timeout: Seconds that making a session, or one run, may take; None for no limit.
+        memory: Bytes that the process may use; None for the worker's default.
+    """
+
+    def __init__(
+        self,
+        worker: Callable[[], Worker] = pool,
+        *,
+        timeout: float | None = 600.0,
+        memory: int | None = None,
+    ) -> None:
+        self._worker = worker
+        self._timeout = timeout
+        self._memory = memory
+
+    def open(self, spec: SessionSpec, *, fresh: bool = False) -> Opened:
+        """Make the session of ``spec``, or find it warm.
+
+        Args:
+            spec: The session.
+            fresh: Make it anew: random operators start from their seeds again.
+
+        Raises:
+            BadInput: The level or the provider does not exist in this ONNX Runtime.
+        """
+        reply = self._call("open_session", spec, fresh)
+        if reply.status != "ok":
+            return Opened(*_failure(reply, "Making the session", self._timeout), seconds=reply.seconds)
+        return Opened("ok", "", *reply.value)
+
+    def run(self, spec: SessionSpec, feeds: Sequence[FeedSet], *, fresh: bool = False) -> Outcome:
+        """Make the session of ``spec`` once and run it on every feed, up to the first failure."""
+        opened = self.open(spec, fresh=fresh)
+        if opened.status != "ok":
+            return Outcome(opened.status, opened.error, create_seconds=opened.seconds)
+        outputs: list[Mapping[str, Any]] = []
+        seconds: list[float] = []
+        failed = Outcome("ok")
+        for feed in feeds:
+            # The values of a feed stay in the process: sending a picture costs as much as some models.
+            reply = self._call("run_session", spec, feed.key, None)
+            if reply.status == "ok" and reply.value is None:
+                reply = self._call("run_session", spec, feed.key, dict(feed.arrays))
+            if reply.status != "ok":
+                failed = Outcome(*_failure(reply, "The run", self._timeout), feed=feed.name)
+                break
+            outputs.append(reply.value[0])
+            seconds.append(reply.value[1])
+        return replace(
+            failed,
+            outputs=tuple(outputs),
+            create_seconds=opened.seconds,
+            run_seconds=tuple(seconds),
+        )
+
+    def close(self, spec: SessionSpec) -> None:
+        """Close the session of ``spec`` and free its memory, if it is warm."""
+        self._call("close_session", spec)
+
+    def _call(self, function: str, *arguments: object) -> Reply:
+        reply = self._worker().call(
+            f"graphopt.numerics.served:{function}",
+            *arguments,
+            timeout=self._timeout,
+            memory=self._memory,
+        )
+        if isinstance(reply.exception, BadInput):
+            raise reply.exception
+        return reply
+
+
+def _failure(reply: Reply, action: str, timeout: float | None) -> tuple[Status, str]:
+    if reply.status == "error":
+        return "does not run", sentence(reply.exception if reply.exception is not None else reply.error)
+    if reply.status == "timed out":
+        return "timed out", f"{action} did not end within {timeout:g} s."
+    if reply.status == "out of memory":
+        return "out of memory", f"{action} needs too much memory: the process {reply.error}."
+    return "crashed", f"{action} killed onnxruntime's process: {reply.error}."
+
+
+_OPSET = re.compile(
+    r"Opset (\d+) is under development.*support for domain (\S+) is till opset (\d+)", re.DOTALL
+)
+_IR = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
+# What says nothing to a user: the error's class, the file's path (the caller knows it), C++ signatures.
+_NOISE = (
+    re.compile(r"^.*?\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", re.DOTALL),
+    re.compile(r"^Exception during initialization: "),
+    re.compile(r"^Load model from .*? failed:"),
+    re.compile(r"/\S*?onnxruntime/\S+\.(cc|h):\d+ (?:[^\n]*?\)(?: const)? |\S+ )"),
+    re.compile(r"^Non-zero status code returned while running "),
+    re.compile(r" Name:''"),
+    re.compile(r"Status Message: "),
+    re.compile(r"Please fix either the inputs/outputs or the model\.?"),
+)
+
+
+def sentence(error: BaseException | str) -> str:
+    """What ONNX Runtime says of a failure, as one sentence of at most 400 characters."""
+    text = str(error).strip() or type(error).__name__
+    opset = _OPSET.search(text)
+    if opset is not None:
+        return (
+            f"The model uses opset {opset[1]} of {opset[2]}, and this onnxruntime knows it up to {opset[3]}: "
+            "export it at a lower opset, or install a newer onnxruntime."
+        )
+    version = _IR.search(text)
+    if version is not None:
+        return (
+            f"The model has ir_version {version[1]}, and this onnxruntime reads up to {version[2]}: export it with "
+            "an older onnx, or install a newer onnxruntime."
+        )
+    for noise in _NOISE:
+        text = noise.sub("", text)
+    text = " ".join(text.split()).rstrip(". ")
+    return (text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}...") + "."

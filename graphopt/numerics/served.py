@@ -1,0 +1,190 @@
+"""The worker's side of `graphopt.numerics.runtime`: sessions and feeds that stay warm between calls."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from graphopt.errors import BadInput
+from graphopt.numerics.runtime import SessionSpec, make
+from graphopt.numerics.specs import ValueSpec
+from graphopt.numerics.values import Array, dtype_of, flatten
+
+_MOST_SESSIONS = 3
+_MOST_FEED_BYTES = 1 << 29
+
+# A file may be written anew under its name: a session is that of one state of it.
+_Key = tuple[SessionSpec, int, int]
+_sessions: OrderedDict[_Key, ort.InferenceSession] = OrderedDict()
+_feeds: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+
+_Ports = tuple[tuple[str, str], ...]
+
+
+def open_session(spec: SessionSpec, fresh: bool) -> tuple[_Ports, _Ports, float]:
+    """Make a session, or find it warm: its inputs and outputs (name, type), and the seconds it took."""
+    key = _key(spec)
+    found = _sessions.pop(key, None)
+    seconds = 0.0
+    if found is None or fresh:
+        del found
+        while len(_sessions) >= _MOST_SESSIONS:
+            _sessions.popitem(last=False)
+        begin = time.perf_counter()
+        found = make(spec)
+        seconds = time.perf_counter() - begin
+    _sessions[key] = found
+    inputs = tuple((port.name, port.type) for port in found.get_inputs())
+    return inputs, tuple((port.name, port.type) for port in found.get_outputs()), seconds
+
+
+def run_session(
+    spec: SessionSpec, feed: str, arrays: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], float] | None:
+    """Run a session, made anew if it is not warm: outputs by name, and seconds.
+
+    Args:
+        spec: The session.
+        feed: The key of the feed.
+        arrays: Its values; None where they may be here already.
+
+    Returns:
+        None where the values are not here.
+    """
+    if arrays is not None:
+        _keep(feed, arrays)
+    elif feed in _feeds:
+        _feeds.move_to_end(feed)
+        arrays = _feeds[feed]
+    else:
+        return None
+    if _key(spec) not in _sessions:
+        open_session(spec, False)
+    return _run(_sessions[_key(spec)], arrays)
+
+
+def close_session(spec: SessionSpec) -> None:
+    """Drop every session of the file of ``spec``, in whatever state."""
+    for key in [key for key in _sessions if key[0] == spec]:
+        del _sessions[key]
+
+
+def _key(spec: SessionSpec) -> _Key:
+    try:
+        state = Path(spec.path).stat()
+    except FileNotFoundError as error:
+        raise BadInput(f"There is no model file '{spec.path}'.") from error
+    return spec, state.st_mtime_ns, state.st_size
+
+
+def _keep(key: str, arrays: Mapping[str, Any]) -> None:
+    size = _bytes(arrays)
+    if size > _MOST_FEED_BYTES:
+        return
+    while _feeds and size + sum(map(_bytes, _feeds.values())) > _MOST_FEED_BYTES:
+        _feeds.popitem(last=False)
+    _feeds[key] = arrays
+
+
+def _bytes(arrays: Mapping[str, Any]) -> int:
+    leaves = [array for value in arrays.values() for _, array in flatten(value)]
+    return sum(array.nbytes for array in leaves if array is not None)
+
+
+def _run(found: ort.InferenceSession, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+    inputs = [ValueSpec.parse(port.name, port.type, None) for port in found.get_inputs()]
+    outputs = [ValueSpec.parse(port.name, port.type, None) for port in found.get_outputs()]
+    names = [port.name for port in outputs]
+    given = {name: value for name, value in arrays.items() if any(name == port.name for port in inputs)}
+    given.update({name: value for name, value in arrays.items() if name in _overridable(found)})
+    if not any(_is_foreign(port) for port in (*inputs, *outputs)):
+        begin = time.perf_counter()
+        results = found.run(names, given)
+        seconds = time.perf_counter() - begin
+        return {name: _plain(value) for name, value in zip(names, results, strict=True)}, seconds
+    keep: list[Array] = []
+    feeds = {port.name: _to_ort(given[port.name], port, keep) for port in inputs if port.name in given}
+    begin = time.perf_counter()
+    values = found.run_with_ort_values(names, feeds)
+    seconds = time.perf_counter() - begin
+    return {port.name: _from_ort(value, port) for port, value in zip(outputs, values, strict=True)}, seconds
+
+
+def _overridable(found: ort.InferenceSession) -> set[str]:
+    return {port.name for port in found.get_overridable_initializers()}
+
+
+def _is_foreign(port: ValueSpec) -> bool:
+    """Whether numpy has no such elements, so that values pass as OrtValue."""
+    dtype = dtype_of(port.elem)
+    return dtype is not None and dtype.type.__module__ == "ml_dtypes"
+
+
+def _to_ort(value: Any, port: ValueSpec, keep: list[Array]) -> ort.OrtValue:
+    dtype = dtype_of(port.elem)
+    if port.kind != "tensor" or dtype is None or dtype.kind == "O":
+        raise BadInput(
+            f"The input {port} cannot be fed: beside inputs or outputs of a type that numpy lacks, "
+            "onnxruntime's Python interface takes tensors of numbers only."
+        )
+    array = np.ascontiguousarray(value)
+    if not _is_foreign(port):
+        keep.append(array)
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    raw = _packed(array) if _is_packed(port) else array.view(np.dtype(f"u{dtype.itemsize}"))
+    keep.append(raw)  # the OrtValue looks into its memory
+    kind = getattr(onnx.TensorProto, port.elem.upper())
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, kind)
+
+
+def _from_ort(value: ort.OrtValue, port: ValueSpec) -> Any:
+    dtype = dtype_of(port.elem)
+    if not _is_foreign(port) or dtype is None:
+        return value.numpy()
+    if not value.is_tensor():
+        raise BadInput(f"The output {port} cannot be read through onnxruntime's Python interface.")
+    size, shape = value.tensor_size_in_bytes(), tuple(value.shape())
+    content = (ctypes.c_char * size).from_address(value.data_ptr()).raw if size else b""
+    if not _is_packed(port):
+        return np.frombuffer(content, dtype=dtype).reshape(shape).copy()
+    pairs = np.frombuffer(content, dtype=np.uint8)
+    nibbles = np.stack([pairs & 0xF, pairs >> 4], axis=-1).reshape(-1)[: int(np.prod(shape))]
+    signed = np.where(nibbles > 7, nibbles.astype(np.int8) - 16, nibbles) if port.elem == "int4" else nibbles
+    return signed.reshape(shape).astype(dtype)
+
+
+def _is_packed(port: ValueSpec) -> bool:
+    return port.elem in ("int4", "uint4")
+
+
+def _packed(array: Array) -> Array:
+    # Two elements a byte, the first one low. The runtime copies as many bytes as it needs from an array
+    # of the tensor's own shape.
+    nibbles = array.reshape(-1).astype(np.int8).view(np.uint8) & 0xF
+    pairs = np.append(nibbles, np.uint8(0)) if nibbles.size % 2 else nibbles
+    raw = np.zeros(array.shape, dtype=np.int8)
+    raw.reshape(-1)[: pairs.size // 2] = (pairs[::2] | (pairs[1::2] << 4)).view(np.int8)
+    return raw
+
+
+def _plain(value: Any) -> Any:
+    """A value that can travel to another process."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, np.ndarray | dict):
+        return value
+    if hasattr(value, "dense_shape"):
+        return {
+            "values": np.array(value.values()),
+            "indices": np.array(value.get_coo_data().indices()),
+            "shape": np.array(value.dense_shape()),
+        }
+    return np.asarray(value)

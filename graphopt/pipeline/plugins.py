@@ -1,0 +1,162 @@
+"""Plugins as Python code: importing them, finding their passes, and making sure that these are proper."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from graphopt.errors import PluginError
+from graphopt.pipeline.names import one_of
+from graphopt.pipeline.options import options_of
+from graphopt.rewrite.passes import Numerics, OpaquePass, Pass, RewritePass, SurgeonPass
+
+FILE_PREFIX = "graphopt_plugin_"
+PASS_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_KINDS = (RewritePass, SurgeonPass, OpaquePass)
+
+
+def cause_of(error: BaseException) -> str:
+    """The type and the message of an exception of foreign code."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def import_file(name: str, path: str | Path) -> ModuleType:
+    """Import a Python file under a module name, or give the module that has that name already.
+
+    Raises:
+        PluginError: The file does not import; the message names it and the cause.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"Cannot import the plugin {path}: it is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PluginError(f"The plugin {path} does not import ({cause_of(error)}): mend it.") from error
+    return module
+
+
+def import_plugin(plugin: str) -> tuple[ModuleType, str]:
+    """Import what was given to ``--plugin``.
+
+    Args:
+        plugin: The path of a ``.py`` file, or the name of a module.
+
+    Returns:
+        The module, and its owner in words.
+
+    Raises:
+        PluginError: It is not there or does not import.
+    """
+    if plugin.endswith(".py") or "/" in plugin or "\\" in plugin:
+        path = Path(plugin).resolve()
+        if not path.is_file():
+            raise PluginError(f"There is no plugin file {plugin}: give a .py file or the name of a module.")
+        try:
+            name = _module_name(path)
+        except OSError as error:
+            raise PluginError(f"The plugin {plugin} cannot be read ({error}).") from error
+        return import_file(name, path), f"the plugin {plugin}"
+    try:
+        return importlib.import_module(plugin), f"the plugin {plugin}"
+    except (Exception, SystemExit) as error:
+        hint = f"give its path, {plugin}.py" if Path(f"{plugin}.py").is_file() else "mend or install it"
+        raise PluginError(f"The plugin {plugin} does not import ({cause_of(error)}): {hint}.") from error
+
+
+def _module_name(path: Path) -> str:
+    # The content is part of the name, so that an edited plugin is a new module here and in a worker
+    # that has loaded the former one.
+    digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()
+    return f"{FILE_PREFIX}{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{digest[:8]}"
+
+
+def classes_of(module: ModuleType, owner: str) -> tuple[type[Pass], ...]:
+    """The passes that a plugin defines, imported ones left out.
+
+    Raises:
+        PluginError: There is none, or one of them is not proper; the message names the owner.
+    """
+    title = owner[0].upper() + owner[1:]
+    found = tuple(dict.fromkeys(_classes_defined_in(module)))
+    if not found:
+        raise PluginError(
+            f"{title} defines no pass: derive a class from RewritePass, SurgeonPass or OpaquePass in it."
+        )
+    for cls in found:
+        try:
+            check_pass(cls)
+        except PluginError as error:
+            raise PluginError(f"{title} holds an improper pass: {error}") from error
+    return found
+
+
+def _classes_defined_in(module: ModuleType) -> list[type[Pass]]:
+    own = (module.__name__, f"{module.__name__}.")
+    return [
+        cls
+        for cls in vars(module).values()
+        if isinstance(cls, type)
+        and issubclass(cls, Pass)
+        and (cls.__module__ == own[0] or cls.__module__.startswith(own[1]))
+        and not inspect.isabstract(cls)
+        and not cls.__name__.startswith("_")
+    ]
+
+
+def check_pass(cls: object, name: str | None = None) -> type[Pass]:
+    """Make sure that ``cls`` is a pass that the engine can run.
+
+    Args:
+        cls: The class.
+        name: The name that it is registered under, if it is.
+
+    Raises:
+        PluginError: It is not; the message says what its author has to do.
+    """
+    if not isinstance(cls, type) or not issubclass(cls, _KINDS):
+        kinds = one_of([kind.__name__ for kind in _KINDS])
+        raise PluginError(f"{cls!r} is not a class derived from {kinds}.")
+    title = f"class {cls.__module__}.{cls.__qualname__}"
+    if inspect.isabstract(cls):
+        raise PluginError(f"{title} does not define {one_of(sorted(cls.__abstractmethods__), 'and')}.")
+    options_of(cls)
+    own = getattr(cls, "name", None)
+    if not isinstance(own, str) or PASS_NAME.fullmatch(own) is None:
+        what = "no name" if own is None else f"the name {own!r}"
+        raise PluginError(
+            f'{title} has {what}: give it one of lower-case words joined by dashes, name = "my-pass", or, if'
+            " it is a base of others, a class name with an underscore in front."
+        )
+    if name not in (None, own):
+        raise PluginError(f"{title} calls itself '{own}': give the entry point and the class one name.")
+    if not isinstance(getattr(cls, "numerics", None), Numerics):
+        raise PluginError(f"{title} does not say what it may do to the values: numerics = Numerics.EXACT.")
+    _check_kind(cls, title)
+    try:
+        cls()
+    except Exception as error:
+        raise PluginError(f"{title} cannot be made with its default options ({cause_of(error)}).") from error
+    return cls
+
+
+def _check_kind(cls: type[Pass], title: str) -> None:
+    if issubclass(cls, RewritePass):
+        roots: object = getattr(cls, "roots", None)
+        if not isinstance(roots, tuple) or not roots or not all(isinstance(root, str) for root in roots):
+            raise PluginError(f'{title} needs a tuple of operators where it may match: roots = ("Conv",).')
+    if issubclass(cls, OpaquePass) and (
+        cls.transform is OpaquePass.transform and cls.transform_file is OpaquePass.transform_file
+    ):
+        raise PluginError(f"{title} defines neither transform nor transform_file.")
