@@ -18,7 +18,7 @@ import onnx_ir as ir
 from graphopt.errors import BadInput
 from graphopt.numerics.domains import Domain, domains
 from graphopt.numerics.generate import DISTRIBUTIONS, Distribution, Recipe, draw
-from graphopt.numerics.sizes import Shape, Symbol, demanded_sizes, shapes_of, symbols_of
+from graphopt.numerics.sizes import Shape, Symbol, demanded_sizes, resolve, shapes_of, symbols_of
 from graphopt.numerics.specs import ValueSpec
 from graphopt.numerics.values import digest
 
@@ -117,7 +117,7 @@ def find_feeds(
         attempt: Runs the source once and says how it went.
         samples: How many sets to make.
         seed: From which all values follow.
-        dims: Sizes that the user wants, by symbolic dim or ``INPUT[AXIS]``; they hold in every set.
+        dims: Sizes that the user wants, by symbolic dim or ``INPUT:AXIS``; they hold in every set.
         frozen: Sizes that passes will freeze; some sets have these.
 
     Raises:
@@ -143,12 +143,11 @@ class _Search:
         )
         integers = frozenset(spec.name for spec in specs if "int" in spec.elem or spec.elem == "string")
         self.symbols = symbols_of(self.shapes, integers, demanded_sizes(model))
-        unknown = set(dims) - set(self.symbols)
+        self.wanted, unknown = resolve(dims, self.shapes)
         if unknown:
             there = ", ".join(self.symbols) or "none"
-            raise BadInput(f"--dim names '{min(unknown)}', which is no symbolic dim of the inputs: {there}.")
-        self.wanted = dims
-        self.frozen = {name: size for name, size in frozen.items() if name in self.symbols}
+            raise BadInput(f"--dim names '{unknown[0]}', which is no symbolic dim of the inputs: {there}.")
+        self.frozen, _ = resolve(frozen, self.shapes)
         self.seed = seed
         self._attempt = attempt
         self.attempts = 0

@@ -291,8 +291,8 @@ def sentence(error: BaseException | str) -> str:
     version = _IR.search(text)
     if version is not None:
         return (
-            f"The model has ir_version {version[1]}, and this onnxruntime reads up to {version[2]}: export it with "
-            "an older onnx, or install a newer onnxruntime."
+            f"The model has ir_version {version[1]}, and this onnxruntime reads up to {version[2]}: "
+            "export it with an older onnx, or install a newer onnxruntime."
         )
     for noise in _NOISE:
         text = noise.sub("", text)

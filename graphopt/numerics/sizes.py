@@ -1,6 +1,6 @@
 """Sizes for the symbolic dims of a model's inputs.
 
-A symbolic dim is known by its name; one without a name is called ``INPUT[AXIS]``. Dims of one name
+A symbolic dim is known by its name; one without a name is called ``INPUT:AXIS``. Dims of one name
 have one size in a feed. A dim that consumers fix (the channels of a Conv, the columns of a MatMul) gets
 that size; for the others the name, the place and the input's type say what the dim is for, and with it
 which sizes to try. A name may be an expression of other dims, as exporters write them: ``past + seq``.
@@ -57,7 +57,7 @@ class Symbol:
     """A symbolic dim of the inputs.
 
     Attributes:
-        name: Its name, or ``INPUT[AXIS]``.
+        name: Its name, or ``INPUT:AXIS``.
         kind: What it seems to be for.
         sizes: The sizes to try, the preferred ones first; a single one where the size is fixed.
         why: What the sizes come from.
@@ -81,11 +81,9 @@ class Shape:
 
 
 def shapes_of(inputs: Mapping[str, Sequence[Dim]]) -> dict[str, Shape]:
-    """Name every unnamed dim ``INPUT[AXIS]``, and read a ``total`` dim as the sum of past and sequence."""
+    """Name every unnamed dim ``INPUT:AXIS``, and read a ``total`` dim as the sum of past and sequence."""
     named: dict[str, list[int | str]] = {
-        name: [
-            f"{name}[{axis}]" if dim is None or dim in ("", "?") else dim for axis, dim in enumerate(shape)
-        ]
+        name: [f"{name}:{axis}" if dim is None or dim in ("", "?") else dim for axis, dim in enumerate(shape)]
         for name, shape in inputs.items()
     }
     atoms = [dim for shape in named.values() for dim in shape if isinstance(dim, str)]
@@ -96,6 +94,39 @@ def shapes_of(inputs: Mapping[str, Sequence[Dim]]) -> dict[str, Shape]:
         for shape in named.values():
             shape[:] = [total if isinstance(d, str) and "total" in d.lower() else d for d in shape]
     return {name: Shape(tuple(shape)) for name, shape in named.items()}
+
+
+def resolve(dims: Mapping[str, int], shapes: Mapping[str, Shape]) -> tuple[dict[str, int], list[str]]:
+    """Read the sizes that a user or a pass gives to dims.
+
+    Args:
+        dims: Sizes by symbol, or by ``INPUT:AXIS`` also where the dim there has a name, or by ``*:AXIS`` for
+            all inputs.
+        shapes: The shapes of the inputs, from `shapes_of`.
+
+    Returns:
+        The sizes by symbol, and the keys that name no symbolic dim.
+    """
+    places = {f"{name}:{axis}": dim for name, s in shapes.items() for axis, dim in enumerate(s.dims)}
+    known = {dim for dim in places.values() if isinstance(dim, str)}
+    atoms = {atom for dim in known for atom in _atoms(dim, known)}
+    found: dict[str, int] = {}
+    unknown: list[str] = []
+    for key, size in dims.items():
+        everywhere = key.startswith("*:")
+        hits = [
+            dim for place, dim in places.items() if place == key or (everywhere and place.endswith(key[1:]))
+        ]
+        names = {key} if key in atoms else {dim for dim in hits if isinstance(dim, str)}
+        found.update(dict.fromkeys(names, size))
+        if not names and not everywhere:
+            unknown.append(key)
+    return found, unknown
+
+
+def _atoms(dim: str, known: set[str]) -> list[str]:
+    tree = _expression(dim, known)
+    return [dim] if tree is None else _names(tree)
 
 
 def symbols_of(
@@ -117,11 +148,11 @@ def symbols_of(
             if isinstance(dim, int):
                 continue
             fixed = (demanded or {}).get((name, axis))
-            tree = _expression(dim, known)
-            if tree is None and fixed is not None:
+            atoms = _atoms(dim, known)
+            if atoms == [dim] and fixed is not None:
                 found[dim] = Symbol(dim, "other", (fixed[0],), fixed[1])
                 continue
-            for atom in [dim] if tree is None else _names(tree):
+            for atom in atoms:
                 if atom not in found:
                     kind = _kind(atom, name, axis, len(shape.dims), name in integers)
                     found[atom] = Symbol(atom, kind, _SIZES[kind], f"taken for a {kind} dim")
@@ -129,7 +160,7 @@ def symbols_of(
 
 
 def _kind(atom: str, name: str, axis: int, rank: int, integer: bool) -> Kind:
-    if not atom.endswith("]"):
+    if atom != f"{name}:{axis}":
         for kind, pattern in _NAMES:
             if pattern.search(atom):
                 return kind

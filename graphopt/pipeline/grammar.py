@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, starmap
 from typing import Any, TypeAlias
 
 from graphopt.errors import PipelineError
@@ -96,7 +97,7 @@ class Text:
         return f"the pipeline '{shown}'" if len(shown) <= _SHOWN else "the pipeline text"
 
 
-def parse(text: Text) -> tuple[Call, ...]:
+def parse_pipeline(text: Text) -> tuple[Call, ...]:
     """Read a pipeline text.
 
     Raises:
@@ -149,23 +150,25 @@ def _word(text: str) -> str:
 
 
 def looks_shell_split(words: Sequence[str]) -> bool:
-    """Whether these words look like a pipeline text that the shell split at a brace.
+    """Whether these words hold a pipeline text that the shell split at a brace.
 
     bash turns an unquoted ``a{k=1,l=2}`` into the words ``ak=1 al=2``, and ``a,{b,c}`` into ``a,b a,c``.
 
     Args:
-        words: The pipeline text, then the command line's positional arguments.
+        words: A pipeline text with the positional arguments after it, or a whole command line.
     """
     if not words:
         return False
-    first = words[0]
-    if _is_remnant(first):
-        return True
+    plain_words = [word.removeprefix("--pipeline=") for word in words]
+    return _is_remnant(plain_words[0]) or any(starmap(_are_parts, pairwise(plain_words)))
+
+
+def _are_parts(first: str, second: str) -> bool:
+    # What one word is expanded to stands side by side and begins alike.
+    if first.startswith("-") or first[:1] != second[:1]:
+        return False
     before, comma, _ = first.rpartition(",")
-    after = first.partition(",")[2]
-    return bool(comma) and any(
-        word.startswith(f"{before},") or word.endswith(f",{after}") for word in words[1:]
-    )
+    return _is_remnant(first) or (bool(comma) and second.startswith(f"{before},"))
 
 
 def _is_remnant(text: str) -> bool:

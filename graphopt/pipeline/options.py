@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from graphopt.errors import PipelineError, PluginError
-from graphopt.pipeline.grammar import ListOf, MapOf, Raw, Scalar, plain
+from graphopt.pipeline.grammar import ListOf, Raw, Scalar, plain
 from graphopt.pipeline.names import one_of
 from graphopt.rewrite.passes import Pass
 
@@ -27,7 +27,7 @@ class Option:
     """One option of a pass.
 
     Attributes:
-        owner: The name of the pass.
+        owner: Who takes it, in words: ``pass 'ort'``.
         name: The name of the field.
         type: Its annotation, resolved.
         default: Its default.
@@ -49,7 +49,9 @@ class Option:
         if isinstance(raw, Scalar) and not raw.quoted and raw.text.casefold() == "none" and self.optional:
             return None
         value = plain(raw)
-        if isinstance(raw, ListOf | MapOf) and not raw.items and _is_map(self.type):
+        if isinstance(raw, Scalar) and self._takes(tuple):
+            value = [value]  # One value is a list of one.
+        elif isinstance(raw, ListOf) and not raw.items and self._takes(dict, Mapping):
             value = dict[str, Any]()
         return self._convert(value, place, strict=False)
 
@@ -73,6 +75,9 @@ class Option:
         """Whether the option takes any text."""
         return str in _members(self.type)
 
+    def _takes(self, *origins: Any) -> bool:
+        return any(get_origin(member) in origins for member in _members(self.type))
+
     def _convert(self, value: Any, place: str, *, strict: bool) -> Any:
         try:
             return msgspec.convert(value, self.type, strict=strict)
@@ -80,9 +85,8 @@ class Option:
             shown = repr(value) if not isinstance(value, str) else f"'{value}'"
             where = f" at {place}" if place else ""
             raise PipelineError(
-                f"Option '{self.name}' of pass '{self.owner}'{where} cannot be {shown}:"
-                f" expected {type_text(self.type)}.",
-                pass_name=self.owner,
+                f"Option '{self.name}' of {self.owner}{where} cannot be {shown}:"
+                f" expected {type_text(self.type)}."
             ) from error
 
 
@@ -120,7 +124,13 @@ def _option(cls: type[Pass], title: str, item: Field[Any], annotation: Any) -> O
             f" pipeline text cannot express: use {_SUPPORTED}."
         )
     default = item.default if item.default is not MISSING else item.default_factory()  # pyright: ignore[reportCallIssue]
-    option = Option(getattr(cls, "name", ""), item.name, annotation, default, item.metadata.get("doc", ""))
+    option = Option(
+        f"pass '{getattr(cls, 'name', cls.__name__)}'",
+        item.name,
+        annotation,
+        default,
+        item.metadata.get("doc", ""),
+    )
     try:
         option.accept(default)
     except PipelineError as error:
@@ -162,10 +172,6 @@ def _members(annotation: Any) -> set[Any]:
 
 def _bare(annotation: Any) -> Any:
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-
-
-def _is_map(annotation: Any) -> bool:
-    return any(get_origin(member) in (dict, Mapping) for member in _members(annotation))
 
 
 def _is_supported(annotation: Any) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 from graphopt.errors import PluginError
+from graphopt.pipeline.child import load_file
 from graphopt.pipeline.names import one_of
 from graphopt.pipeline.options import options_of
 from graphopt.rewrite.passes import Numerics, OpaquePass, Pass, RewritePass, SurgeonPass
@@ -32,19 +31,10 @@ def import_file(name: str, path: str | Path) -> ModuleType:
     Raises:
         PluginError: The file does not import; the message names it and the cause.
     """
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"Cannot import the plugin {path}: it is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        return load_file(name, str(path))
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         raise PluginError(f"The plugin {path} does not import ({cause_of(error)}): mend it.") from error
-    return module
 
 
 def import_plugin(plugin: str) -> tuple[ModuleType, str]:
@@ -94,12 +84,10 @@ def classes_of(module: ModuleType, owner: str) -> tuple[type[Pass], ...]:
         raise PluginError(
             f"{title} defines no pass: derive a class from RewritePass, SurgeonPass or OpaquePass in it."
         )
-    for cls in found:
-        try:
-            check_pass(cls)
-        except PluginError as error:
-            raise PluginError(f"{title} holds an improper pass: {error}") from error
-    return found
+    try:
+        return tuple(check_pass(cls) for cls in found)
+    except PluginError as error:
+        raise PluginError(f"{title} holds an improper pass: {error}") from error
 
 
 def _classes_defined_in(module: ModuleType) -> list[type[Pass]]:
@@ -110,7 +98,7 @@ def _classes_defined_in(module: ModuleType) -> list[type[Pass]]:
         if isinstance(cls, type)
         and issubclass(cls, Pass)
         and (cls.__module__ == own[0] or cls.__module__.startswith(own[1]))
-        and not inspect.isabstract(cls)
+        and (hasattr(cls, "name") or not inspect.isabstract(cls))
         and not cls.__name__.startswith("_")
     ]
 

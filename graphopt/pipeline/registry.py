@@ -187,6 +187,10 @@ class Registry:
         entry = self._entries.get(name)
         return entry is not None and entry.kind == "pipeline"
 
+    def is_registered(self, name: str) -> bool:
+        """Whether somebody registered ``name``, be it broken or not."""
+        return name in self._entries or name in self._broken
+
     def owner(self, name: str) -> str:
         """Who registered a pass or pipeline that is no problem."""
         return self._entries[name].owner

@@ -1,343 +1,309 @@
-"""Pipelines as text, as TOML and as Python objects.
-
-The text is ``name,name{option=value,list=[a,b],map=[k=1]},fixpoint(a,b){max=20}``. A name is that of a
-pass or of a pipeline, whose passes then stand in its place.
-"""
+"""Pipelines: passes with their options, in order, from a text or from Python objects."""
 
 from __future__ import annotations
 
-import re
-import typing
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, get_origin
-
-import msgspec
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from graphopt.errors import PipelineError
-from graphopt.pipeline.registry import Registry, nearest
-from graphopt.rewrite.gate import Skip
-from graphopt.rewrite.passes import Pass
-
-DEFAULT_ROUNDS = 32
-_TOKEN = re.compile(
-    r"\s*(?:(?P<word>[^\s,(){}\[\]=\"']+)|(?P<quoted>\"[^\"]*\"|'[^']*')|(?P<mark>[,(){}\[\]=]))"
+from graphopt.pipeline.grammar import Call, Scalar, Text, parse_pipeline, parse_value
+from graphopt.pipeline.grammar import looks_shell_split as looks_shell_split
+from graphopt.pipeline.names import did_you_mean, one_of
+from graphopt.pipeline.options import Option
+from graphopt.pipeline.registry import Registry
+from graphopt.pipeline.tree import (
+    FIXPOINT,
+    MAX_ROUNDS,
+    MOST_ROUNDS,
+    Fixpoint,
+    Item,
+    Step,
+    checked,
+    find_option,
+    flat,
+    made,
+    numbered,
 )
+from graphopt.rewrite.gate import Skip
+from graphopt.rewrite.passes import OpaquePass, Pass, RewritePass
+
+Source: TypeAlias = "str | Pass | Step | Fixpoint | Pipeline"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A pass at its place: ``instance`` is its name, with ``#2`` appended at its second use."""
-
-    step: Pass
-    instance: str
-
-    def __str__(self) -> str:
-        return str(self.step)
-
-
-@dataclass(frozen=True, slots=True)
-class Fixpoint:
-    """Passes that are repeated until none changes anything, at most ``max`` times."""
-
-    steps: tuple[Step, ...]
-    max: int = DEFAULT_ROUNDS
-
-    def __str__(self) -> str:
-        limit = "" if self.max == DEFAULT_ROUNDS else f"{{max={self.max}}}"
-        return f"fixpoint({','.join(map(str, self.steps))}){limit}"
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, init=False)
 class Pipeline:
     """An ordered list of passes with their options.
 
+    Args:
+        items: Passes, fixpoints, pipelines and pipeline texts in order, or a single one of these.
+        registry: Where the names of texts are looked up; by default what is installed.
+
     Attributes:
-        items: Single passes and fixpoints.
+        items: The passes and fixpoints in order.
+
+    Raises:
+        PipelineError: A text or an option is wrong.
+        PluginError: A pass does not load or is not a proper pass.
     """
 
-    items: tuple[Step | Fixpoint, ...] = ()
+    items: tuple[Item, ...]
+
+    def __init__(self, items: Source | Iterable[Source] = (), registry: Registry | None = None) -> None:
+        sources: Iterable[object] = (items,) if isinstance(items, _SOURCES) else items
+        lookup = _Lookup(registry)
+        found = [item for source in sources for item in _items_of(source, lookup)]
+        object.__setattr__(self, "items", numbered(found))
 
     @classmethod
-    def of(cls, source: str | Pipeline | Sequence[Pass | str], registry: Registry | None = None) -> Pipeline:
-        """Take a pipeline from a text, from pass objects and texts, or as it is.
+    def parse(cls, text: str, registry: Registry | None = None, *, title: str = "") -> Pipeline:
+        """Read a pipeline text; the pipelines that it names are put in their places.
+
+        Args:
+            text: The text.
+            registry: Where its names are looked up; by default what is installed.
+            title: What the text is, for errors; empty for what was typed on the command line.
 
         Raises:
-            PipelineError: See `parse`.
+            PipelineError: The text is wrong; the message says where, and what was expected.
+            PluginError: A pass or pipeline that it names does not load.
         """
-        if isinstance(source, Pipeline):
-            return source
-        if isinstance(source, str):
-            return cls.parse(source, registry or Registry.load())
-        items: list[Step | Fixpoint] = []
-        for part in source:
-            if isinstance(part, Pass):
-                items.append(Step(part, part.name))
-            else:
-                items.extend(cls.parse(part, registry or Registry.load()).items)
-        return cls(_number(items))
+        return cls(_expand(Text(text, title), registry or Registry.load()))
 
     @classmethod
-    def parse(cls, text: str, registry: Registry) -> Pipeline:
-        """Read a pipeline text.
+    def from_toml(cls, path: str | Path, registry: Registry | None = None) -> Pipeline:
+        """Read the pipeline of a TOML file that says nothing but the pipeline.
 
         Raises:
-            PipelineError: An unknown pass or option, a bad value, or a text of another form.
-            PluginError: A pass that the text names is broken.
+            PipelineError: The file is wrong, or has skips or check settings, which a pipeline cannot
+                hold: `graphopt.run` and `graphopt.pipeline.files.read_pipeline_file` take these.
         """
-        return cls(_number(_Parser(text, registry).items()))
+        from graphopt.pipeline.files import CheckSettings, read_pipeline_file
 
-    def steps(self) -> Iterator[Step]:
-        """All passes in order, those of a fixpoint once."""
-        for item in self.items:
-            if isinstance(item, Fixpoint):
-                yield from item.steps
-            else:
-                yield item
+        found = read_pipeline_file(path, registry or Registry.load())
+        if found.skips or found.check != CheckSettings():
+            raise PipelineError(
+                f"{path} has more than a pipeline (skip or [check]): give it to graphopt.run."
+            )
+        return found.pipeline
+
+    def steps(self) -> tuple[Step, ...]:
+        """All passes in order, those of fixpoints once."""
+        return tuple(flat(self.items))
 
     def __str__(self) -> str:
         return ",".join(map(str, self.items))
 
-    def with_options(self, settings: Mapping[str, str]) -> Pipeline:
-        """Set options given as ``PASS.OPTION`` or ``PASS#2.OPTION`` to a value as text.
+    def with_options(self, options: Mapping[str, Any]) -> Pipeline:
+        """The pipeline with other options.
+
+        Args:
+            options: Values by ``"PASS.OPTION"`` (every use of the pass) or ``"PASS#2.OPTION"`` (its
+                second use). A string is read as in a pipeline text.
 
         Raises:
-            PipelineError: The pipeline has no such pass, the pass no such option, or the value is bad.
+            PipelineError: The pipeline has no such pass, the pass no such option, or the value is of
+                another type.
         """
         pipeline = self
-        for key, value in settings.items():
-            name, dot, option = key.rpartition(".")
-            if not dot:
-                raise PipelineError(f"Cannot read the setting '{key}={value}': write PASS.OPTION=VALUE.")
-            pipeline = pipeline._with_option(name, option, value)
+        for key, value in options.items():
+            name, dot, option = key.partition(".")
+            if not dot or not option:
+                raise PipelineError(f"Cannot set '{key}': write PASS.OPTION=VALUE.")
+            pipeline = pipeline.with_option(name, option, value, text=isinstance(value, str))
         return pipeline
 
-    def _with_option(self, name: str, option: str, value: str) -> Pipeline:
-        hit = False
+    def with_option(self, name: str, option: str, value: Any, *, text: bool = False) -> Pipeline:
+        """The pipeline with one option changed on a pass or pass instance.
+
+        Args:
+            name: A pass or pass instance.
+            option: The name of the option.
+            value: Its value.
+            text: Whether ``value`` is read as in a pipeline text.
+
+        Raises:
+            PipelineError: As `with_options`.
+        """
+        require_instance(name, self, f"Cannot set '{name}.{option}'")
 
         def change(step: Step) -> Step:
-            nonlocal hit
             if name not in (step.instance, step.step.name):
                 return step
-            hit = True
-            changed = replace(step.step, **_options(type(step.step), {option: _value(value)}))
-            return Step(changed, step.instance)
+            found = find_option(type(step.step), option, f"Cannot set '{name}.{option}'")
+            new = _read_setting(found, value) if text else found.accept(value)
+            return Step(made(type(step.step), {**step.step.options(), found.name: new}), step.instance)
 
-        items = tuple(
-            replace(item, steps=tuple(change(step) for step in item.steps))
+        changed = [
+            replace(item, steps=tuple(map(change, item.steps)))
             if isinstance(item, Fixpoint)
             else change(item)
             for item in self.items
-        )
-        if not hit:
-            names = [step.instance for step in self.steps()]
-            raise PipelineError(
-                f"Cannot set {name}.{option}: the pipeline has no pass '{name}'{nearest(name, names)};"
-                f" it has {', '.join(names)}."
-            )
-        return Pipeline(items)
-
-    def validate_skips(self, skips: Sequence[Skip]) -> None:
-        """Check that each skip names a pass of this pipeline.
-
-        Raises:
-            PipelineError: One does not.
-        """
-        names = [name for step in self.steps() for name in (step.step.name, step.instance)]
-        for skip in skips:
-            if skip.name not in names:
-                raise PipelineError(
-                    f"Cannot skip '{skip}': the pipeline has no pass '{skip.name}'"
-                    f"{nearest(skip.name, names)}; it has {', '.join(dict.fromkeys(names))}."
-                )
+        ]
+        return Pipeline(changed)
 
 
-def looks_shell_split(words: Sequence[str]) -> bool:
-    """Whether the words are what a shell makes of a pipeline text with braces that was not quoted.
+def parse_settings(settings: Iterable[str]) -> dict[str, str]:
+    """Read the values of ``--set``, ``PASS.OPTION=VALUE``, for `Pipeline.with_options`.
 
-    ``ort{level=all,x=1}`` becomes ``ortlevel=all ortx=1``; ``a,b{k=2}`` stays whole.
+    Raises:
+        PipelineError: One is not of that form.
     """
-    return len(words) > 1 and any("=" in word and not word.startswith("-") for word in words)
+    found: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or "." not in key:
+            raise PipelineError(f"Cannot read --set {setting}: write PASS.OPTION=VALUE.")
+        found[key.strip()] = value.strip()
+    return found
 
 
-def _number(items: Sequence[Step | Fixpoint]) -> tuple[Step | Fixpoint, ...]:
-    uses: Counter[str] = Counter()
+def validate_skips(skips: Iterable[Skip], pipeline: Pipeline) -> None:
+    """Make sure that every skip is about a pass of the pipeline that can be skipped so.
 
-    def name(step: Step) -> Step:
-        uses[step.step.name] += 1
-        count = uses[step.step.name]
-        return Step(step.step, step.step.name if count == 1 else f"{step.step.name}#{count}")
+    Whether a component or a node is known is for the manager to find out.
 
-    return tuple(
-        Fixpoint(tuple(name(step) for step in item.steps), item.max)
-        if isinstance(item, Fixpoint)
-        else name(item)
-        for item in items
-    )
-
-
-class _Parser:
-    """Recursive descent over one pipeline text."""
-
-    def __init__(self, text: str, registry: Registry, opened: tuple[str, ...] = ()) -> None:
-        self._text = text
-        self._registry = registry
-        self._opened = opened
-        self._tokens = _tokens(text)
-        self._at = 0
-
-    def items(self) -> list[Step | Fixpoint]:
-        items = self._list(inside=False)
-        if self._at < len(self._tokens):
-            raise self._error(f"unexpected '{self._tokens[self._at][0]}'")
-        return items
-
-    def _list(self, *, inside: bool) -> list[Step | Fixpoint]:
-        items: list[Step | Fixpoint] = []
-        while self._at < len(self._tokens) and not (inside and self._peek() == ")"):
-            items.extend(self._item())
-            if self._peek() != ",":
-                break
-            self._at += 1
-        return items
-
-    def _item(self) -> list[Step | Fixpoint]:
-        name = self._word("the name of a pass")
-        if name == "fixpoint" and self._peek() == "(":
-            return [self._fixpoint()]
-        if name in self._registry.pipelines and name not in self._registry.passes:
-            return self._named(name)
-        if "=" in self._text and self._peek() == "=":
+    Raises:
+        PipelineError: The pipeline has no such pass, or the pass has no components or no sites.
+    """
+    for skip in skips:
+        require_instance(skip.name, pipeline, f"Cannot skip '{skip}'")
+        steps = [item.step for item in pipeline.steps() if skip.names_instance(item.instance)]
+        if skip.component is not None and not any(isinstance(step, OpaquePass) for step in steps):
+            raise PipelineError(f"Cannot skip '{skip}': pass '{skip.name}' has no components.")
+        if skip.node is not None and not any(isinstance(step, RewritePass) for step in steps):
             raise PipelineError(
-                f"Pipeline '{self._text}': '{name}=' stands where a pass belongs; if your shell split the"
-                " text at a brace, put it in quotes."
+                f"Cannot skip '{skip}': pass '{skip.name}' changes the whole model at once and cannot be"
+                f" kept from one node; --skip {skip.name} leaves it out."
             )
-        cls = self._registry.get(name)
-        values = self._options() if self._peek() == "{" else {}
-        step = cls(**_options(cls, values))
-        return [Step(step, name)]
-
-    def _named(self, name: str) -> list[Step | Fixpoint]:
-        if name in self._opened:
-            raise PipelineError(f"Pipelines contain each other: {' > '.join((*self._opened, name))}.")
-        text = self._registry.pipeline_text(name)
-        return _Parser(text, self._registry, (*self._opened, name)).items()
-
-    def _fixpoint(self) -> Fixpoint:
-        self._expect("(")
-        steps: list[Step] = []
-        for item in self._list(inside=True):
-            if isinstance(item, Fixpoint):
-                steps.extend(item.steps)
-            else:
-                steps.append(item)
-        self._expect(")")
-        if not steps:
-            raise self._error("fixpoint() has no passes")
-        values = self._options() if self._peek() == "{" else {}
-        rounds = values.pop("max", str(DEFAULT_ROUNDS))
-        if values or not isinstance(rounds, str) or not rounds.isdigit() or int(rounds) < 1:
-            raise self._error("fixpoint takes one option, max, a whole number from 1")
-        return Fixpoint(tuple(steps), int(rounds))
-
-    def _options(self) -> dict[str, Any]:
-        self._expect("{")
-        values: dict[str, Any] = {}
-        while self._peek() != "}":
-            key = self._word("the name of an option")
-            self._expect("=")
-            values[key] = self._option_value()
-            if self._peek() != ",":
-                break
-            self._at += 1
-        self._expect("}")
-        return values
-
-    def _option_value(self) -> Any:
-        if self._peek() != "[":
-            return self._word("a value")
-        self._expect("[")
-        items: list[Any] = []
-        pairs: dict[str, str] = {}
-        while self._peek() != "]":
-            word = self._word("a value")
-            if self._peek() == "=":
-                self._at += 1
-                pairs[word] = self._word("a value")
-            else:
-                items.append(word)
-            if self._peek() != ",":
-                break
-            self._at += 1
-        self._expect("]")
-        if items and pairs:
-            raise self._error("a list mixes values and KEY=VALUE pairs")
-        return pairs or items
-
-    def _peek(self) -> str | None:
-        return self._tokens[self._at][0] if self._at < len(self._tokens) else None
-
-    def _word(self, what: str) -> str:
-        token = self._peek()
-        if token is None or token in tuple(",(){}[]="):
-            raise self._error(f"{what} is missing" + (f" before '{token}'" if token else " at the end"))
-        self._at += 1
-        return token[1:-1] if token[0] in "\"'" else token
-
-    def _expect(self, mark: str) -> None:
-        if self._peek() != mark:
-            raise self._error(f"'{mark}' is missing")
-        self._at += 1
-
-    def _error(self, what: str) -> PipelineError:
-        place = self._tokens[self._at][1] if self._at < len(self._tokens) else len(self._text)
-        return PipelineError(f"Pipeline '{self._text}': {what}, at character {place + 1}.")
 
 
-def _tokens(text: str) -> list[tuple[str, int]]:
-    tokens: list[tuple[str, int]] = []
-    position = 0
-    stripped = text.rstrip()
-    while position < len(stripped):
-        found = _TOKEN.match(stripped, position)
-        if found is None:
-            raise PipelineError(f"Pipeline '{text}': cannot read it from character {position + 1} on.")
-        tokens.append((found[found.lastgroup or 0], found.start(found.lastgroup or 0)))
-        position = found.end()
-    return tokens
+def require_instance(name: str, pipeline: Pipeline, what: str) -> None:
+    """Make sure that a pipeline has a pass or pass instance of this name.
+
+    Raises:
+        PipelineError: It has not; the message begins with ``what``.
+    """
+    known = dict.fromkeys(name for step in pipeline.steps() for name in (step.step.name, step.instance))
+    if name in known:
+        return
+    has = f"it has {one_of(list(known), 'and')}" if known else "it is empty"
+    raise PipelineError(f"{what}: the pipeline has no pass '{name}': {did_you_mean(name, known)}{has}.")
 
 
-def _value(text: str) -> Any:
-    """The value of ``--set``: a word, or a list or map in brackets as in a pipeline text."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return text
-    parts = [part.strip() for part in text[1:-1].split(",") if part.strip()]
-    if parts and all("=" in part for part in parts):
-        return dict(part.split("=", 1) for part in parts)
-    return parts
+_SOURCES = (str, Pass, Step, Fixpoint, Pipeline)
 
 
-def _options(cls: type[Pass], values: Mapping[str, Any]) -> dict[str, Any]:
-    types = typing.get_type_hints(cls)
-    known = [option.name for option in fields(cls)]
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            some = f"it has {', '.join(known)}" if known else "it has none"
-            raise PipelineError(f"Pass '{cls.name}' has no option '{key}'{nearest(name, known)}; {some}.")
-        result[name] = _convert(cls, name, types[name], value)
-    return result
+class _Lookup:
+    """The registry, loaded when the first text needs it."""
+
+    def __init__(self, registry: Registry | None) -> None:
+        self._registry = registry
+
+    def __call__(self) -> Registry:
+        self._registry = self._registry or Registry.load()
+        return self._registry
 
 
-def _convert(cls: type[Pass], name: str, kind: Any, value: Any) -> Any:
-    # One value is a list of one; the bool words are TOML's.
-    if isinstance(value, str) and get_origin(kind) in (tuple, list):
-        value = [value]
-    if value == [] and get_origin(kind) in (dict, Mapping):
-        value = {}
+def _items_of(source: object, lookup: Callable[[], Registry]) -> Iterable[Item]:
+    if isinstance(source, str):
+        return _expand(Text(source), lookup())
+    if isinstance(source, Pipeline):
+        return source.items
+    if isinstance(source, Pass):
+        return (checked(source),)
+    if isinstance(source, Step):
+        return (checked(source.step),)
+    if isinstance(source, Fixpoint):
+        if not source.steps:
+            raise PipelineError("A fixpoint needs at least one pass.")
+        return (Fixpoint(tuple(checked(item.step) for item in source.steps), MAX_ROUNDS.accept(source.max)),)
+    if isinstance(source, type) and issubclass(source, Pass):
+        raise PipelineError(f"A pipeline holds passes, not classes: write {source.__name__}().")
+    raise PipelineError(f"A pipeline cannot hold {source!r}: give passes, fixpoints, pipelines or texts.")
+
+
+def _read_setting(option: Option, text: str) -> Any:
+    # A text option takes anything as it is, so that a path with a comma needs no quotes of its own.
     try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise PipelineError(f"Pass '{cls.name}': bad value for option '{name}': {error}.") from error
+        raw = parse_value(Text(text, f"the value '{text}'"))
+    except PipelineError:
+        if not option.is_text:
+            raise
+        return option.accept(text)
+    return option.read(raw if isinstance(raw, Scalar) or not option.is_text else Scalar(text, True, 0), "")
+
+
+def _expand(text: Text, registry: Registry, within: tuple[str, ...] = ()) -> Iterable[Item]:
+    return _Expander(registry, text, within).items(parse_pipeline(text))
+
+
+class _Expander:
+    """Turns the names of a text into passes, and those of pipelines into what they hold."""
+
+    def __init__(self, registry: Registry, text: Text, within: tuple[str, ...]) -> None:
+        self._registry = registry
+        self._text = text
+        self._within = within
+
+    def items(self, calls: Iterable[Call]) -> Iterator[Item]:
+        for call in calls:
+            if call.name == FIXPOINT:
+                yield self._fixpoint(call)
+                continue
+            if call.arguments is not None:
+                raise PipelineError(
+                    f"'{call.name}' at {self._text.at(call.position)} takes no passes in parentheses: only"
+                    " fixpoint does."
+                )
+            if self._registry.is_pipeline(call.name):
+                yield from self._pipeline(call)
+            else:
+                yield self._step(call)
+
+    def _step(self, call: Call) -> Step:
+        place = self._text.at(call.position)
+        if not self._registry.is_registered(call.name):
+            raise PipelineError(self._registry.unknown(call.name, "any", f" at {place}"))
+        cls = self._registry.get(call.name)
+        options: dict[str, Any] = {}
+        for key, raw, position in call.options:
+            option = find_option(cls, key, f"Wrong option at {self._text.at(position)}")
+            options[option.name] = option.read(raw, self._text.at(raw.position))
+        return Step(made(cls, options), cls.name)
+
+    def _fixpoint(self, call: Call) -> Fixpoint:
+        place = self._text.at(call.position)
+        if not call.arguments:
+            raise PipelineError(f"The fixpoint at {place} needs passes in parentheses: fixpoint(a,b).")
+        rounds = MOST_ROUNDS
+        for key, raw, position in call.options:
+            if key != "max":
+                raise PipelineError(
+                    f"A fixpoint has no option '{key}', as at {self._text.at(position)}: its only one is max."
+                )
+            rounds = MAX_ROUNDS.read(raw, self._text.at(raw.position))
+        # A fixpoint inside is one with this: repeating the whole repeats it, too.
+        steps = tuple(flat(self.items(call.arguments)))
+        if not steps:
+            raise PipelineError(f"The fixpoint at {place} holds no passes: its pipelines are empty.")
+        return Fixpoint(steps, rounds)
+
+    def _pipeline(self, call: Call) -> Iterable[Item]:
+        name, place = call.name, self._text.at(call.position)
+        if call.options:
+            raise PipelineError(
+                f"'{name}' at {place} is a pipeline and takes no options: set those of its passes with"
+                " --set PASS.OPTION=VALUE."
+            )
+        if name in self._within:
+            cycle = " > ".join([*self._within[self._within.index(name) :], name])
+            raise PipelineError(f"Pipeline '{name}' holds itself ({cycle}), at {place}.")
+        found = self._registry.pipeline(name)
+        if isinstance(found, Pipeline):
+            return found.items
+        title = f"pipeline '{name}' of {self._registry.owner(name)}"
+        if not isinstance(found, str):
+            raise PipelineError(f"The {title} is neither a text nor a Pipeline, but {type(found).__name__}.")
+        return _expand(Text(found, title), self._registry, (*self._within, name))

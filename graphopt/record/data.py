@@ -152,6 +152,7 @@ class Source(msgspec.Struct):
     nodes: int
     initializer_bytes: int
     inputs: list[str] = []
+    metadata: dict[str, str] = {}
 
 
 class Feeds(msgspec.Struct):

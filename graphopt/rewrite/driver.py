@@ -131,6 +131,9 @@ class Driver:
         if opset < self._step.min_opset and node.domain == "":
             self._declined[node] = f"the opset is below {self._step.min_opset}"
             return
+        if self._space.pinned and any(self._space.is_pinned(value) for value in node.outputs):
+            self._declined[node] = "a subgraph returns the value by name"
+            return
         try:
             match = self._step.match(node)
         except facts.UnknownAttribute:

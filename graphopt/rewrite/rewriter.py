@@ -57,6 +57,7 @@ class Rewriter:
         attributes: Mapping[str, Any] | None = None,
         domain: str = "",
         like: ir.Value | None = None,
+        shape: Sequence[int | str | None] | None = None,
         origin: ir.Node | None = None,
         before: ir.Node | None = None,
     ) -> ir.Value:
@@ -69,16 +70,27 @@ class Rewriter:
             attributes: Python values or `onnx_ir.Attr`; None leaves an attribute out.
             domain: The operator's domain; must be imported by the graph.
             like: A value with the type and shape of the output, where these are known.
+            shape: The shape of the output where it differs from that of ``like``.
             origin: The node whose metadata and doc string the new node inherits; the root by default.
             before: Insert before this node of the same graph in place of the root.
 
         Returns:
             The output.
         """
-        return self.ops(
-            op_type, inputs, 1, role=role, attributes=attributes, domain=domain, likes=(like,),
-            origin=origin, before=before,
-        )[0]  # fmt: skip
+        (value,) = self.ops(
+            op_type,
+            inputs,
+            1,
+            role=role,
+            attributes=attributes,
+            domain=domain,
+            likes=(like,),
+            origin=origin,
+            before=before,
+        )
+        if shape is not None or like is None:
+            value.shape = None if shape is None else ir.Shape(shape)
+        return value
 
     def ops(
         self,

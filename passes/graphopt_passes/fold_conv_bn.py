@@ -61,9 +61,6 @@ class FoldConvBn(RewritePass[ConvBn]):
             return Declined("the convolution's output is used elsewhere")
         if _trains(node):
             return Declined("the BatchNormalization trains")
-        declined = facts.replaceable(node.outputs[0], source)
-        if declined is not None and not node.outputs[0].is_graph_output():
-            return declined
         return _fold(conv, node)
 
     def rewrite(self, match: ConvBn, rw: Rewriter) -> None:

@@ -110,9 +110,9 @@ def _foreign_ops(path: Path) -> Counter[tuple[str, str]]:
     graphs = [model.graph]
     while graphs:
         for node in graphs.pop().node:
-            if node.domain not in _STANDARD and (node.domain, node.op_type) not in defined:
-                counts[node.domain, node.op_type] += 1
-            elif node.op_type == "FusedConv":
+            if (
+                node.domain not in _STANDARD and (node.domain, node.op_type) not in defined
+            ) or node.op_type == "FusedConv":
                 counts[node.domain, node.op_type] += 1
             for attr in node.attribute:
                 if attr.HasField("g"):

@@ -1,0 +1,97 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from graphopt.errors import BadInput
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An .onnx file, or a .pt/.yaml to export first.")
+]
+PipelineText = Annotated[
+    Optional[str],
+    typer.Option(
+        "--pipeline", "-p", metavar="NAME|FILE.toml|TEXT", help="What to run; 'default' if left out."
+    ),
+]
+Plugins = Annotated[
+    Optional[list[str]],
+    typer.Option("--plugin", metavar="FILE.py|MODULE", help="More passes. Repeatable."),
+]
+Skips = Annotated[
+    Optional[list[str]],
+    typer.Option("--skip", metavar="PASS[/COMPONENT][@NODE]", help="What to leave out. Repeatable."),
+]
+Settings = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="PASS.OPTION=VALUE", help="An option of a pass. Repeatable."),
+]
+Inputs = Annotated[
+    Optional[list[Path]],
+    typer.Option(
+        "--inputs", metavar="PATH", help="Feeds: .npz, folder of .npy, ONNX test data set. Repeatable."
+    ),
+]
+Dims = Annotated[
+    Optional[list[str]],
+    typer.Option("--dim", metavar="NAME=N", help="Size of a symbolic dim in the feeds. Repeatable."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Where the feeds start from.")]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="How many feeds to draw.")]
+Atol = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--atol", metavar="[OUTPUT=]X", help="Absolute tolerance, a share of the slice's scale [1e-5]."
+    ),
+]
+Rtol = Annotated[
+    Optional[list[str]], typer.Option("--rtol", metavar="[OUTPUT=]X", help="Relative tolerance [1e-4].")
+]
+Provider = Annotated[
+    str, typer.Option("--provider", metavar="NAME", help="ONNX Runtime's execution provider.")
+]
+Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="Threads of a session.")]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Longest time of a pass.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+def sizes(texts: Sequence[str] | None) -> dict[str, int]:
+    """Read ``NAME=N`` texts.
+
+    Raises:
+        BadInput: One is of another form.
+    """
+    found: dict[str, int] = {}
+    for text in texts or ():
+        name, equals, number = text.rpartition("=")
+        if not equals or not name or not number.isdigit() or int(number) < 1:
+            raise BadInput(f"Cannot read --dim {text}: write NAME=N with N from 1.")
+        found[name] = int(number)
+    return found
+
+
+def tolerances(texts: Sequence[str] | None, option: str) -> float | dict[str, float] | None:
+    """Read ``[OUTPUT=]X`` texts; the tolerance of all outputs has the empty name.
+
+    Raises:
+        BadInput: One is of another form.
+    """
+    found: dict[str, float] = {}
+    for text in texts or ():
+        name, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not value >= 0:
+            raise BadInput(f"Cannot read {option} {text}: write X or OUTPUT=X with X a number from 0.")
+        found[name] = value
+    if not found:
+        return None
+    return found[""] if set(found) == {""} else found

@@ -1,0 +1,325 @@
+"""The check: the model after every pass against the source, and the file as it will be loaded."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from graphopt.model import Model
+from graphopt.numerics.compare import ATOL, RTOL, Tolerances, worst
+from graphopt.numerics.judge import Digests, Judge, Judgement, digests
+from graphopt.numerics.reference import CheckOptions, Reference, establish
+from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
+from graphopt.numerics.signature import loose_faults, metadata_faults, signature_faults
+from graphopt.numerics.sizes import shapes_of
+from graphopt.pipeline.instrument import PassEvent
+from graphopt.pipeline.worker import Worker, pool
+from graphopt.record.data import AsLoaded, CheckEntry, Feeds, Tolerance, Verdict
+from graphopt.rewrite.passes import KEEPS, Numerics, Pass, Signature
+
+_FAILING: tuple[Verdict, ...] = ("broken", "does not run")
+
+
+class Checker:
+    """Checks the model after every pass; an instrument of one source's runs.
+
+    Use as a context manager, or call `close`: it holds files and sessions.
+
+    Args:
+        options: How to check.
+        path: The file that the source was loaded from, if it is unchanged since; else it is written.
+        worker: Gives the process that models run in.
+    """
+
+    def __init__(
+        self,
+        options: CheckOptions | None = None,
+        *,
+        path: Path | None = None,
+        worker: Callable[[], Worker] = pool,
+    ) -> None:
+        self.options = options or CheckOptions()
+        self._runtime = Runtime(worker, timeout=self.options.timeout)
+        self._path = path
+        self._scratch = Path(tempfile.mkdtemp(prefix="graphopt-check-"))
+        self._begun: tuple[object, ...] | None = None
+        self._source: Model | None = None
+        self._reference: Reference | None = None
+        self._judge: Judge | None = None
+        self._loaded: Judgement | None = None
+        self._digests: dict[tuple[str, ...], Digests] = {}
+        self._written = 0
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the files and close the sessions."""
+        if self._reference is not None:
+            for level in ("disable", "basic", "all"):
+                self._runtime.close(replace(self._reference.spec, level=level))
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @property
+    def reference(self) -> Reference:
+        """The reference; there from `start` on."""
+        assert self._reference is not None, "start comes first"
+        return self._reference
+
+    @property
+    def feeds(self) -> Feeds:
+        """The feeds as the record has them."""
+        sets = self.reference.feeds
+        origin = ", ".join(map(str, self.options.inputs)) or "found automatically"
+        return Feeds(
+            len(sets), sorted({feed.seed for feed in sets}) if not self.options.inputs else [], origin
+        )
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """The tolerance that holds for outputs that have none of their own, as the record has it."""
+        return Tolerance(_general(self.options.atol, ATOL), _general(self.options.rtol, RTOL))
+
+    def start(self, source: Model, steps: Sequence[Pass]) -> None:
+        """Compute the reference. A further run of the same source and frozen dims keeps it.
+
+        Raises:
+            BadInput: The source does not run, no feeds are found, the data does not fit, or an option
+                names what does not exist.
+        """
+        frozen: dict[str, int] = {}
+        for step in steps:
+            frozen.update(step.signature.dims)
+        self._begin(source, frozen)
+
+    def _begin(self, source: Model, frozen: Mapping[str, int]) -> None:
+        begun = (source.interface(), source.node_count(), source.initializer_bytes(), tuple(frozen.items()))
+        if begun == self._begun:
+            self._digests = {(): self._digests[()]}
+            return
+        demand_provider(self.options.provider)
+        path = self._path
+        if path is None:
+            path = self._scratch / "source.onnx"
+            source.write(path)
+        # The passes will change the model in place: what is asked of it later is asked of a copy.
+        self._source = source.clone()
+        self._loaded = None
+        self._reference = establish(source, path, self.options, self._runtime, frozen)
+        shapes = shapes_of({p.name: p.shape for p in source.interface().inputs if p.shape is not None})
+        atol, rtol = self.options.atol, self.options.rtol
+        self._judge = Judge(self._reference, shapes, self._runtime, atol=atol, rtol=rtol)
+        self._digests = {(): digests(self._reference.outputs)}
+        self._begun = begun
+
+    def before_pass(self, instance: str, step: Pass) -> None:
+        """Nothing to do: what a pass did is seen afterwards."""
+
+    def after_pass(self, event: PassEvent) -> CheckEntry | None:
+        """Check the model after a pass that changed it: the signature first, then the numerics."""
+        if not event.changed:
+            return None
+        assert self._source is not None
+        assert self._judge is not None
+        begin = time.perf_counter()
+        steps = (*event.earlier, event.step)
+        changes = signatures(steps)
+        faults = signature_faults(self._source, event.model, changes)
+        if faults:
+            return CheckEntry("broken", time.perf_counter() - begin, reason=_sentence(faults))
+        spec = self._write(event.model)
+        try:
+            judged = self._judge.judge(spec, changes, lossy=_is_lossy(steps))
+        finally:
+            self._drop(spec)
+        before = self._digests.get(tuple(map(str, event.earlier)))
+        self._digests[tuple(map(str, steps))] = judged.digests
+        if event.step.numerics is Numerics.EXACT and before and not event.step.signature.changes:
+            self._note_inexact(judged, before)
+        judged.entry.seconds = time.perf_counter() - begin
+        return judged.entry
+
+    def as_loaded(
+        self, path: str | Path, steps: Sequence[Pass] = (), config: Mapping[str, str] | None = None
+    ) -> AsLoaded:
+        """Check a file as ``InferenceSession(path)`` runs it.
+
+        Args:
+            path: The final file.
+            steps: The passes that made it from the source.
+            config: Session entries that it is to be loaded with.
+        """
+        return self._as_loaded(path, signatures(steps), tuple((config or {}).items()), lossy=_is_lossy(steps))
+
+    def _as_loaded(
+        self,
+        path: str | Path,
+        changes: Sequence[Signature],
+        config: tuple[tuple[str, str], ...] = (),
+        *,
+        lossy: bool,
+    ) -> AsLoaded:
+        assert self._judge is not None
+        begin = time.perf_counter()
+        if self._loaded is None:
+            self._loaded = self._judge.judge(replace(self.reference.spec, level="all"))
+        spec = SessionSpec(str(path), "all", self.options.provider, self.options.threads, config)
+        final = self._judge.judge(spec, changes, lossy=lossy)
+        self._runtime.close(spec)
+        verdict, reason = self._blame(final, self._loaded, changes)
+        return AsLoaded(verdict, final.entry.outputs, time.perf_counter() - begin, reason)
+
+    def compare(self, source: Model, candidate: Model, path: Path | None = None) -> CheckReport:
+        """Check any model against any other; see `check_models`.
+
+        Args:
+            source: The model that is right.
+            candidate: The other one.
+            path: The file of the other one, if it is unchanged since it was loaded.
+        """
+        frozen = _narrowed(source, candidate)
+        self._begin(source, frozen)
+        assert self._judge is not None
+        notes = [*self.reference.notes, *map(_sentence, ([f] for f in metadata_faults(source, candidate)))]
+        faults = tuple(loose_faults(source, candidate))
+        if faults:
+            reason = _sentence(faults)
+            entry, loaded = CheckEntry("broken", reason=reason), AsLoaded("not checked", reason=reason)
+            return CheckReport(
+                "broken", reason, faults, entry, loaded, self.feeds, self.tolerance, tuple(notes)
+            )
+        change = Signature(changes=True, dims=frozen) if frozen else KEEPS
+        spec = self._write(candidate) if path is None else replace(self.reference.spec, path=str(path))
+        entry = self._judge.judge(spec, [change]).entry
+        loaded = self._as_loaded(spec.path, [change], lossy=False)
+        self._runtime.close(spec)
+        verdict = worst([entry.verdict, loaded.verdict])
+        reason = entry.reason if entry.verdict == verdict else f"As loaded: {loaded.reason}"
+        return CheckReport(verdict, reason, (), entry, loaded, self.feeds, self.tolerance, tuple(notes))
+
+    def _blame(
+        self, final: Judgement, source: Judgement, changes: Sequence[Signature]
+    ) -> tuple[Verdict, str]:
+        """What the result's verdict is, given that the source itself may suffer from being loaded."""
+        entry, own = final.entry, source.entry
+        if entry.verdict not in _FAILING or own.verdict not in _FAILING:
+            return entry.verdict, entry.reason
+        if own.verdict == "does not run":
+            return entry.verdict, f"{entry.reason} The source loaded so does not run either: {own.reason}"
+        if entry.verdict == "does not run" or any(change.outputs for change in changes):
+            return entry.verdict, f"{entry.reason} The source loaded so is wrong, too: {own.reason}"
+        assert self._judge is not None
+        outputs = [run for run in source.outputs if run is not None]
+        against = self._judge.baseline_of(outputs).compare(final.outputs)
+        if any(output.verdict in _FAILING for output in against):
+            return entry.verdict, f"{entry.reason} The source loaded so is wrong in another way: {own.reason}"
+        return "undecided", (
+            "onnxruntime's own optimizer changes the source when it loads it, and the result agrees with "
+            f"the source loaded so: {own.reason}"
+        )
+
+    def _note_inexact(self, judged: Judgement, before: Digests) -> None:
+        # In 16-bit floats the runtime computes wider and rounds where it likes: bits say nothing there.
+        if self.reference.precision > 0:
+            return
+        for output in judged.entry.outputs:
+            changed = before.get(output.name) != judged.digests.get(output.name)
+            if changed and output.verdict == "within tolerance":
+                output.reason = "Declared exact but not bit-identical to the model before the pass."
+                judged.entry.reason = judged.entry.reason or f"{output.name}: {output.reason}"
+
+    def _write(self, model: Model) -> SessionSpec:
+        self._written += 1
+        folder = self._scratch / f"{self._written:04d}"
+        folder.mkdir()
+        path = folder / "candidate.onnx"
+        model.write(path)
+        return replace(self.reference.spec, path=str(path))
+
+    def _drop(self, spec: SessionSpec) -> None:
+        self._runtime.close(spec)
+        shutil.rmtree(Path(spec.path).parent, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What checking one model against another found.
+
+    Attributes:
+        verdict: The verdict over all.
+        reason: One sentence that explains it.
+        signature: One phrase for each way in which the signatures clash; then nothing was run.
+        numerics: The second model against the first, both without the runtime's optimizations.
+        as_loaded: The second model as ``InferenceSession(path)`` runs it.
+        feeds: What they were run on.
+        tolerance: What was allowed.
+        notes: Sentences about the feeds, the reference, and metadata that is lost.
+    """
+
+    verdict: Verdict
+    reason: str
+    signature: tuple[str, ...]
+    numerics: CheckEntry
+    as_loaded: AsLoaded
+    feeds: Feeds
+    tolerance: Tolerance
+    notes: tuple[str, ...]
+
+
+def check_models(
+    a: str | Path | Model,
+    b: str | Path | Model,
+    options: CheckOptions | None = None,
+    *,
+    worker: Callable[[], Worker] = pool,
+) -> CheckReport:
+    """Check model ``b`` against model ``a``: signature, numerics, as loaded.
+
+    Names, order and types of inputs and outputs must agree, and shapes must not clash; where ``b`` has a
+    number for a symbolic dim of ``a``, feeds of that size are compared.
+
+    Raises:
+        BadInput: A file cannot be loaded, ``a`` does not run, or no feeds are found for it.
+    """
+    source, candidate = Model.of(a), Model.of(b)
+    file = Path(a) if isinstance(a, str | Path) else None
+    with Checker(options, path=file, worker=worker) as checker:
+        return checker.compare(source, candidate, Path(b) if isinstance(b, str | Path) else None)
+
+
+def signatures(steps: Sequence[Pass]) -> list[Signature]:
+    """The signatures of the passes that change it."""
+    return [signature for signature in (step.signature for step in steps) if signature.changes]
+
+
+def _is_lossy(steps: Sequence[Pass]) -> bool:
+    return any(step.numerics is Numerics.LOSSY for step in steps)
+
+
+def _narrowed(source: Model, candidate: Model) -> dict[str, int]:
+    """The sizes that the candidate's inputs demand of dims that are symbolic in the source's."""
+    others = {port.name: port.shape for port in candidate.interface().inputs}
+    found: dict[str, int] = {}
+    for port in source.interface().inputs:
+        for axis, (dim, other) in enumerate(zip(port.shape or (), others.get(port.name) or (), strict=False)):
+            if not isinstance(dim, int) and isinstance(other, int):
+                found[f"{port.name}:{axis}"] = other
+    return found
+
+
+def _general(given: Tolerances, default: float) -> float:
+    if isinstance(given, Mapping):
+        return given.get("", default)
+    return default if given is None else given
+
+
+def _sentence(faults: Sequence[str]) -> str:
+    text = "; ".join(faults)
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,165 @@
+"""Run a candidate on the reference's feeds and give the verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from graphopt.numerics.compare import Baseline, Outputs, Tolerances, worst
+from graphopt.numerics.feeds import FeedSet
+from graphopt.numerics.reference import Reference
+from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
+from graphopt.numerics.sizes import Shape, resolve
+from graphopt.numerics.values import digest
+from graphopt.record.data import CheckEntry, OutputCheck
+from graphopt.rewrite.passes import Numerics, Signature
+
+Digests = Mapping[str, str]
+"""A digest of each output over all feeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict on one candidate.
+
+    Attributes:
+        entry: As the record keeps it.
+        digests: What it gave, to compare a later candidate with bit for bit.
+        outcome: How it ran.
+        outputs: Its outputs on every feed, None for a feed that it cannot take or did not come to.
+    """
+
+    entry: CheckEntry
+    digests: Digests = field(default_factory=dict[str, str])
+    outcome: Outcome = field(default_factory=lambda: Outcome("ok"))
+    outputs: tuple[Outputs | None, ...] = ()
+
+
+class Judge:
+    """Judges candidates against one reference.
+
+    Args:
+        reference: The source with its feeds and outputs.
+        shapes: The shapes of the source's inputs, for passes that freeze dims.
+        runtime: What runs the candidates.
+        atol: See `Baseline`.
+        rtol: See `Baseline`.
+
+    Raises:
+        BadInput: A tolerance names an output that does not exist.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        shapes: Mapping[str, Shape],
+        runtime: Runtime,
+        *,
+        atol: Tolerances = None,
+        rtol: Tolerances = None,
+    ) -> None:
+        self._reference = reference
+        self._shapes = shapes
+        self._runtime = runtime
+        self._atol, self._rtol = atol, rtol
+        self._mapped: dict[tuple[int, ...], tuple[Sequence[Signature], Baseline, list[FeedSet | None]]] = {}
+        self.baseline = self.baseline_of(reference.outputs)
+
+    def baseline_of(self, outputs: Sequence[Outputs]) -> Baseline:
+        """Prepare outputs on the reference's feeds for comparing."""
+        reference = self._reference
+        return Baseline(
+            outputs,
+            [feed.name for feed in reference.feeds],
+            atol=self._atol,
+            rtol=self._rtol,
+            precision=reference.precision,
+            skip=reference.skip,
+        )
+
+    def judge(
+        self,
+        spec: SessionSpec,
+        changes: Sequence[Signature] = (),
+        *,
+        lossy: bool = False,
+    ) -> Judgement:
+        """Run a candidate on every feed and compare.
+
+        Args:
+            spec: The candidate's session; it is made once, and not closed.
+            changes: What passes changed in the signature, in order.
+            lossy: Whether values may change on purpose.
+        """
+        begin = time.perf_counter()
+        expected, feeds = self._through(changes)
+        given = [feed for feed in feeds if feed is not None]
+        if not given:
+            reason = "No feed has the sizes that the passes froze: give data of these with --inputs or --dim."
+            return Judgement(CheckEntry("not checked", reason=reason))
+        outcome = self._runtime.run(spec, given, fresh=True)
+        if outcome.status != "ok":
+            place = f"On feed {outcome.feed}: " if outcome.feed else ""
+            entry = CheckEntry("does not run", time.perf_counter() - begin, reason=place + outcome.error)
+            return Judgement(entry, outcome=outcome)
+        results = iter(outcome.outputs)
+        outputs = tuple(None if feed is None else next(results) for feed in feeds)
+        entries = expected.compare(outputs, Numerics.LOSSY if lossy else Numerics.REASSOCIATES)
+        entry = summary(entries, time.perf_counter() - begin)
+        return Judgement(entry, digests(outcome.outputs), outcome, outputs)
+
+    def _through(self, changes: Sequence[Signature]) -> tuple[Baseline, list[FeedSet | None]]:
+        """The reference as the changes make it: what to expect, and what to feed."""
+        changes = [change for change in changes if change.changes]
+        if not changes:
+            return self.baseline, list(self._reference.feeds)
+        key = tuple(id(change) for change in changes)
+        if key not in self._mapped:
+            feeds = [self._feed(feed, changes) for feed in self._reference.feeds]
+            outputs = self._reference.outputs
+            if any(change.outputs is not None for change in changes):
+                outputs = [_mapped_outputs(values, changes) for values in outputs]
+            # The changes are kept with it, so that an id in the key is not given to another object.
+            self._mapped[key] = (changes, self.baseline_of(outputs), feeds)
+        _, baseline, feeds = self._mapped[key]
+        return baseline, feeds
+
+    def _feed(self, feed: FeedSet, changes: Sequence[Signature]) -> FeedSet | None:
+        arrays = feed.arrays
+        for change in changes:
+            sizes, _ = resolve(change.dims, self._shapes)
+            if any(feed.dims.get(name, size) != size for name, size in sizes.items()):
+                return None
+            if change.feeds is not None:
+                mapped = change.feeds(arrays)
+                if mapped is None:
+                    return None
+                arrays = mapped
+        if arrays is feed.arrays:
+            return feed
+        return FeedSet(feed.name, feed.seed, feed.distribution, feed.dims, arrays)
+
+
+def _mapped_outputs(outputs: Outputs, changes: Sequence[Signature]) -> Outputs:
+    for change in changes:
+        if change.outputs is not None:
+            outputs = change.outputs(outputs)
+    return outputs
+
+
+def digests(runs: Sequence[Outputs]) -> Digests:
+    """A digest of each output over all runs."""
+    names = runs[0] if runs else ()
+    return {name: "".join(digest({name: run[name]}) for run in runs) for name in names}
+
+
+def summary(entries: list[OutputCheck], seconds: float) -> CheckEntry:
+    """The verdict over all outputs, with the sentence of the output that decides it."""
+    verdict = worst([entry.verdict for entry in entries])
+    left_out = [entry for entry in entries if entry.verdict == "not checked"]
+    if left_out and verdict in ("identical", "rounding", "within tolerance", "not checked"):
+        verdict = "undecided"
+    deciding = [entry for entry in entries if entry.verdict == verdict and entry.reason]
+    reasons = [f"{entry.name}: {entry.reason}" for entry in (deciding or left_out)]
+    return CheckEntry(verdict, seconds, entries, reasons[0] if reasons else "")

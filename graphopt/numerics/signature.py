@@ -1,0 +1,120 @@
+"""What a model promises to its callers: inputs, outputs, opset imports and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from graphopt.model import Model, Port
+from graphopt.numerics.sizes import resolve, shapes_of
+from graphopt.rewrite.passes import Signature
+
+
+def signature_faults(source: Model, candidate: Model, changes: Sequence[Signature] = ()) -> list[str]:
+    """What of the source's signature the candidate breaks.
+
+    Args:
+        source: The model as it was.
+        candidate: The model now.
+        changes: What passes declared that they change, in order. A frozen dim must be a number in the
+            inputs; a pass that maps feeds or outputs answers for them itself.
+
+    Returns:
+        One phrase for each fault, the first one the gravest.
+    """
+    before, after = source.interface(), candidate.interface()
+    faults: list[str] = []
+    frozen: dict[str, int] = {}
+    for change in changes:
+        frozen.update(change.dims)
+    if not any(change.feeds for change in changes):
+        shapes = {port.name: port.shape for port in before.inputs if port.shape is not None}
+        sizes, _ = resolve(frozen, shapes_of(shapes))
+        expected = [_frozen(port, sizes) for port in before.inputs]
+        faults.extend(_port_faults("input", expected, after.inputs, exact=True))
+    if not any(change.outputs for change in changes):
+        faults.extend(_port_faults("output", before.outputs, after.outputs, exact=not frozen))
+    faults.extend(_import_faults(candidate))
+    faults.extend(metadata_faults(source, candidate))
+    return faults
+
+
+def loose_faults(source: Model, candidate: Model) -> list[str]:
+    """Like `signature_faults`, for a model from anywhere: names, order and types, and shapes that clash."""
+    before, after = source.interface(), candidate.interface()
+    return [
+        *_port_faults("input", before.inputs, after.inputs, exact=False),
+        *_port_faults("output", before.outputs, after.outputs, exact=False),
+        *_import_faults(candidate),
+    ]
+
+
+def metadata_faults(source: Model, candidate: Model) -> list[str]:
+    """The entries of the source's metadata that are lost or changed."""
+    kept = candidate.ir.metadata_props
+    lost = [key for key, value in source.ir.metadata_props.items() if kept.get(key) != value]
+    if not lost:
+        return []
+    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return [f"the metadata '{lost[0]}'{more} is lost or changed"]
+
+
+def _frozen(port: Port, sizes: Mapping[str, int]) -> Port:
+    if port.shape is None:
+        return port
+    named = shapes_of({port.name: port.shape})[port.name].dims
+    shape = tuple(
+        sizes[name] if isinstance(name, str) and name in sizes else dim
+        for name, dim in zip(named, port.shape, strict=True)
+    )
+    return Port(port.name, port.kind, port.dtype, shape, port.optional)
+
+
+def _port_faults(kind: str, before: Sequence[Port], after: Sequence[Port], *, exact: bool) -> Iterator[str]:
+    names, others = [port.name for port in before], [port.name for port in after]
+    if names != others:
+        yield _name_fault(kind, names, others)
+        return
+    for left, right in zip(before, after, strict=True):
+        retyped = (left.kind, left.dtype) != (right.kind, right.dtype)
+        reshaped = left.shape != right.shape
+        if not exact:
+            retyped = retyped and "unknown" not in (left.kind, right.kind)
+            reshaped = _clash(left, right)
+        if retyped or reshaped:
+            yield f"the {kind} {right} was {left}"
+        elif left.optional != right.optional:
+            yield f"the {kind} {right} {'has got' if right.optional else 'has lost'} a default"
+
+
+def _name_fault(kind: str, names: list[str], others: list[str]) -> str:
+    lost = [name for name in names if name not in set(others)]
+    new = [name for name in others if name not in set(names)]
+    if not lost and not new:
+        return f"the {kind}s come in another order: {', '.join(others)} for {', '.join(names)}"
+    parts = [f"lost the {kind} '{lost[0]}'"] if lost else []
+    parts += [f"got a new {kind} '{new[0]}'"] if new else []
+    return f"the model {' and '.join(parts)}"
+
+
+def _clash(left: Port, right: Port) -> bool:
+    if left.shape is None or right.shape is None:
+        return False
+    if len(left.shape) != len(right.shape):
+        return True
+    pairs = zip(left.shape, right.shape, strict=True)
+    return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+
+
+def _import_faults(candidate: Model) -> Iterator[str]:
+    model = candidate.ir
+    imports = [model.opset_imports, *(function.opset_imports for function in model.functions.values())]
+    imported = {_domain(domain) for domains in imports for domain in domains}
+    for op in candidate.op_counts():
+        domain = op.rpartition("::")[0]
+        if _domain(domain) not in imported:
+            yield f"the opset of '{domain or 'ai.onnx'}' is used and not imported"
+            return
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain

@@ -1,0 +1,203 @@
+"""What a pass says of itself: for ``graphopt passes NAME`` and for the generated reference."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from graphopt.pipeline.grammar import render
+from graphopt.pipeline.options import options_of, type_text
+from graphopt.pipeline.registry import Entry, Registry
+from graphopt.pipeline.spec import Pipeline
+from graphopt.rewrite.passes import Numerics, OpaquePass, Pass, RewritePass, SurgeonPass
+
+_SECTION = re.compile(r"^(?P<title>[A-Z][^:]*):$")
+_ITEM = re.compile(r"^(?P<name>\w+)(?: \([^)]*\))?: (?P<text>.*)$")
+_OPTION_SECTIONS = ("Attributes", "Args")
+_KINDS = (
+    (RewritePass, "rewrites one site at a time"),
+    (SurgeonPass, "edits the whole graph with GraphSurgeon"),
+    (OpaquePass, "changes the whole model at once"),
+)
+_NUMERICS = {
+    Numerics.EXACT: "exact: bit for bit the same outputs",
+    Numerics.REASSOCIATES: "reassociates: rounding may differ",
+    Numerics.LOSSY: "lossy: values change on purpose",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OptionDoc:
+    """An option as a reader wants it: its name, what it takes, its default as text, what it means."""
+
+    name: str
+    type: str
+    default: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassDoc:
+    """What there is to know about a pass.
+
+    Attributes:
+        name: Its name.
+        summary: The first paragraph of its docstring, on one line.
+        kind: How it changes a model, in words.
+        numerics: What it may do to the values, in words.
+        min_opset: The lowest default opset that it works on.
+        roots: The operators where it may match; empty for a pass that changes the whole model.
+        text: The paragraphs of the docstring after the first, before any section.
+        sections: Title and text of each section of the docstring, except those of the options.
+        options: Its options.
+    """
+
+    name: str
+    summary: str
+    kind: str
+    numerics: str
+    min_opset: int
+    roots: tuple[str, ...]
+    text: str
+    sections: tuple[tuple[str, str], ...]
+    options: tuple[OptionDoc, ...]
+
+
+def describe(cls: type[Pass]) -> PassDoc:
+    """What the class and its docstring say.
+
+    An option is documented in the section ``Attributes:`` or ``Args:`` of the class's docstring, or by
+    ``field(metadata={"doc": ...})``.
+    """
+    body, sections = _sections(_docstring(cls))
+    documented = {
+        name: text
+        for title, content in sections
+        if title in _OPTION_SECTIONS
+        for name, text in _items(content)
+    }
+    summary, _, text = body.partition("\n\n")
+    return PassDoc(
+        name=cls.name,
+        summary=_joined(summary),
+        kind=next(words for kind, words in _KINDS if issubclass(cls, kind)),
+        numerics=_NUMERICS[cls.numerics],
+        min_opset=cls.min_opset,
+        roots=cls.roots if issubclass(cls, RewritePass) else (),
+        text=text.strip(),
+        sections=tuple((title, content) for title, content in sections if title not in _OPTION_SECTIONS),
+        options=tuple(
+            OptionDoc(
+                option.name,
+                type_text(option.type),
+                render(option.default),
+                documented.get(option.name, option.doc),
+            )
+            for option in options_of(cls).values()
+        ),
+    )
+
+
+def _docstring(cls: type[Pass]) -> str:
+    text = vars(cls).get("__doc__") or ""
+    # A dataclass without a docstring is given its signature as one.
+    return "" if text.startswith(f"{cls.__name__}(") else inspect.cleandoc(text)
+
+
+def _sections(text: str) -> tuple[str, list[tuple[str, str]]]:
+    body: list[str] = []
+    sections: list[tuple[str, list[str]]] = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        following = next((later for later in lines[number + 1 :] if later.strip()), "")
+        if (found := _SECTION.match(line)) and following.startswith(" "):
+            sections.append((found["title"], []))
+        elif not sections:
+            body.append(line)
+        else:
+            sections[-1][1].append(line)
+    return "\n".join(body).strip(), [(title, _dedented(content)) for title, content in sections]
+
+
+def _dedented(lines: Sequence[str]) -> str:
+    # The empty line in front keeps cleandoc from treating the first line apart.
+    return inspect.cleandoc("\n" + "\n".join(lines))
+
+
+def _items(text: str) -> Iterable[tuple[str, str]]:
+    name, words = "", list[str]()
+    for line in text.splitlines():
+        if found := _ITEM.match(line):
+            if name:
+                yield name, _joined(" ".join(words))
+            name, words = found["name"], [found["text"]]
+        else:
+            words.append(line)
+    if name:
+        yield name, _joined(" ".join(words))
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())
+
+
+def render_reference(registry: Registry) -> str:
+    """The reference of all passes and pipelines, as Markdown.
+
+    Passes that do not load are left out: the caller looks at ``registry.problems`` afterwards.
+
+    Raises:
+        GraphoptError: A named pipeline is wrong.
+    """
+    classes = registry.load_all()
+    owners = {entry.name: _package(entry) for entry in registry.passes()}
+    parts = ["# Passes", _table(classes.values())]
+    parts += [_pass_section(describe(cls), owners[name]) for name, cls in sorted(classes.items())]
+    parts.append("# Pipelines")
+    parts += [_pipeline_section(entry, registry) for entry in registry.pipelines()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _package(entry: Entry) -> str:
+    # Without the version, so that the page does not change with every release.
+    return entry.owner if entry.plugin else entry.owner.rpartition(" ")[0]
+
+
+def _table(classes: Iterable[type[Pass]]) -> str:
+    rows = ["| pass | what it does | numerics |", "| --- | --- | --- |"]
+    for doc in sorted(map(describe, classes), key=lambda doc: doc.name):
+        numerics = doc.numerics.partition(":")[0]
+        rows.append(f"| [{doc.name}](#{doc.name}) | {_cell(doc.summary)} | {numerics} |")
+    return "\n".join(rows)
+
+
+def _pass_section(doc: PassDoc, owner: str) -> str:
+    facts = [f"From {owner}; {doc.kind}.", f"Numerics: {doc.numerics}."]
+    if doc.roots and doc.roots != ("*",):
+        facts.append(f"Looks at {', '.join(f'`{root}`' for root in doc.roots)}.")
+    if doc.min_opset > 1:
+        facts.append(f"Needs opset {doc.min_opset} or higher.")
+    parts = [f"## {doc.name}", doc.summary, " ".join(facts), doc.text]
+    parts += [f"**{title}.** {content}" for title, content in doc.sections]
+    if doc.options:
+        rows = ["| option | takes | default | |", "| --- | --- | --- | --- |"]
+        rows += [
+            f"| `{o.name}` | {_cell(o.type)} | `{_cell(o.default)}` | {_cell(o.doc)} |" for o in doc.options
+        ]
+        parts.append("\n".join(rows))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _pipeline_section(entry: Entry, registry: Registry) -> str:
+    pipeline = Pipeline([entry.name], registry)
+    return f"## {entry.name}\n\nFrom {_package(entry)}.\n\n```\n{_wrapped(pipeline)}\n```"
+
+
+def _wrapped(pipeline: Pipeline) -> str:
+    return ",\n".join(map(str, pipeline.items))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,255 @@
+"""A record as text for a terminal: a headline, the table of passes, what came out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.record.data import (
+    CheckEntry,
+    OutputCheck,
+    PassEntry,
+    Record,
+    ResultEntry,
+    Verdict,
+)
+
+_STYLES: dict[str, str] = {
+    "identical": "green",
+    "rounding": "green",
+    "within tolerance": "green",
+    "broken": "bold red",
+    "does not run": "bold red",
+    "crashed": "bold red",
+    "timed out": "bold red",
+    "rolled back": "yellow",
+    "undecided": "yellow",
+    "skipped": "dim",
+    "not checked": "dim",
+}
+_RUNS_ON = {
+    "any runtime": "any ONNX runtime: standard operators only",
+    "onnxruntime": "any CPU with ONNX Runtime{ops}; else --pipeline portable",
+    "this cpu": "this family of CPUs with ONNX Runtime only{ops}; else --pipeline default",
+}
+
+
+def render(record: Record, *, show_all: bool = False) -> RenderableType:
+    """The whole of a run.
+
+    Args:
+        record: What to show.
+        show_all: Whether to list the passes that changed nothing, too.
+    """
+    parts: list[RenderableType] = [headline(record), Text()]
+    shown = [e for e in record.passes if show_all or e.status not in ("unchanged", "skipped")]
+    if shown or (record.result is not None and not shown):
+        parts.append(_table(record, shown))
+    parts.append(_hidden(record, shown))
+    parts.extend(_notes(record))
+    if record.result is not None:
+        parts.append(Text())
+        parts.extend(_outcome(record, record.result))
+    return Group(*parts)
+
+
+def headline(record: Record) -> Text:
+    """One line about the source."""
+    source = record.source
+    name = Path(source.path).name if source.path else "model"
+    opset = source.opset.get("", source.opset.get("ai.onnx"))
+    feeds = f"{record.feeds.sets} feeds" if record.feeds.sets else "not checked"
+    parts = [
+        f"opset {opset}" if opset is not None else "no opset",
+        f"{source.nodes} nodes",
+        size_text(source.initializer_bytes),
+        *_few(source.inputs),
+        feeds,
+    ]
+    line = Text(name, style="bold")
+    line.append("  " + " · ".join(parts), style="not bold")
+    return line
+
+
+def _few(inputs: list[str]) -> list[str]:
+    shown = [text.replace(" float", " ") if len(inputs) == 1 else text for text in inputs[:2]]
+    return [*shown, f"{len(inputs) - 2} more inputs"] if len(inputs) > 2 else shown
+
+
+def size_text(count: float) -> str:
+    """Bytes for people: ``12.2 MiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def number(value: float | None) -> str:
+    """An error for people: two digits, 0 for none."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:.1e}" if math.isfinite(value) else str(value)
+
+
+def verdict_text(verdict: str) -> Text:
+    """A verdict in its colour."""
+    return Text(verdict, style=_STYLES.get(verdict, ""))
+
+
+def _table(record: Record, shown: Iterable[PassEntry]) -> Table:
+    table = Table(box=None, pad_edge=True, padding=(0, 1), header_style="dim")
+    table.add_column("pass", overflow="fold", min_width=14)
+    for title in ("nodes", "rewrites", "time", "max error"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for entry in shown:
+        table.add_row(*_row(entry))
+    result = record.result
+    if result is not None:
+        loaded = result.as_loaded
+        table.add_row(
+            "as loaded (all)",
+            "" if result.path else "not saved",
+            "",
+            f"{loaded.seconds:.2f}s" if loaded.verdict != "not checked" else "-",
+            number(max_error(loaded.outputs)),
+            verdict_text(loaded.verdict),
+        )
+    return table
+
+
+def _row(entry: PassEntry) -> tuple[str | Text, ...]:
+    options = " ".join(f"{key}={value}" for key, value in entry.options.items())
+    label = " ".join(part for part in (entry.instance or entry.name, options) if part)
+    if entry.round > 1:
+        label += f" (round {entry.round})"
+    nodes = f"{entry.nodes_before} > {entry.nodes_after}"
+    rewrites = "opaque" if entry.rewrites is None else str(entry.rewrites)
+    time = "cached" if entry.cached else f"{entry.seconds:.2f}s"
+    check = entry.check
+    state = check.verdict if entry.status in ("changed", "broken") and check is not None else entry.status
+    if entry.status == "changed" and check is None:
+        state = "not checked"
+    return (
+        label,
+        nodes,
+        rewrites,
+        time,
+        number(max_error(check.outputs if check else [])),
+        verdict_text(state),
+    )
+
+
+def max_error(outputs: Iterable[OutputCheck]) -> float | None:
+    """The largest absolute error of any output; None where none was measured."""
+    errors = [output.max_abs for output in outputs if output.max_abs is not None]
+    return max(errors) if errors else None
+
+
+def _hidden(record: Record, shown: list[PassEntry]) -> Text:
+    count = len(record.passes) - len(shown)
+    if not record.passes:
+        return Text("  the pipeline is empty", style="dim")
+    if not shown:
+        return Text(f"  nothing left to do: none of {count} passes found anything to change", style="dim")
+    if not count:
+        return Text()
+    noun = "pass" if count == 1 else "passes"
+    return Text(f"  {count} {noun} unchanged (--all shows them)", style="dim")
+
+
+def _notes(record: Record) -> Iterable[Text]:
+    for entry in record.passes:
+        if entry.error:
+            yield Text(f"  {entry.instance}: {entry.error}", style="yellow")
+
+
+def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    worst = worst_output(record)
+    if worst is not None:
+        table.add_row(worst.name, describe(worst))
+    if result.verdict != "identical" and (reason := _reason(record)):
+        table.add_row("verdict", Text(reason, style=_STYLES.get(result.verdict, "")))
+    kept = f"metadata {result.metadata_kept} of {result.metadata_total}"
+    if result.path:
+        table.add_row("wrote", f"{result.path}  {size_text(result.file_bytes or 0)}, {kept}")
+    else:
+        table.add_row("wrote", f"nothing, {kept}")
+    table.add_row("runs on", _RUNS_ON[result.portability].format(ops=_foreign(result)))
+    yield table
+
+
+def _reason(record: Record) -> str:
+    result = record.result
+    assert result is not None
+    if result.as_loaded.reason:
+        return result.as_loaded.reason
+    checks = [entry.check for entry in record.passes if entry.check is not None]
+    return checks[-1].reason if checks else ""
+
+
+def _foreign(result: ResultEntry) -> str:
+    foreign = [(op, n) for op, n in result.ops.items() if "::" in op and not op.startswith("ai.onnx")]
+    if not foreign:
+        return ""
+    shown = ", ".join(f"{count} {op.rpartition('::')[2]}" for op, count in foreign[:3])
+    return f" ({shown}{', ...' if len(foreign) > 3 else ''})"
+
+
+def worst_output(record: Record) -> OutputCheck | None:
+    """The output with the largest error of the last check that found one."""
+    result = record.result
+    groups = [] if result is None else [result.as_loaded.outputs]
+    groups += [e.check.outputs for e in reversed(record.passes) if e.check is not None]
+    for outputs in groups:
+        found = [output for output in outputs if output.max_abs]
+        if found:
+            return max(found, key=lambda output: output.max_abs or 0.0)
+    return None
+
+
+def describe(output: OutputCheck) -> str:
+    """Where an output differs most, in one line."""
+    parts: list[str] = []
+    if output.worst_slice is not None:
+        parts.append(f"worst slice {output.worst_slice} of axis {output.axis}")
+    parts.append(number(output.max_abs))
+    if output.worst_index is not None:
+        parts.append(f"at [{','.join(map(str, output.worst_index))}]:")
+        parts.append(f"{_plain(output.actual)} for {_plain(output.expected)}")
+    return " ".join(parts)
+
+
+def _plain(value: float | str | None) -> str:
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
+
+
+def check_table(title: str, check: CheckEntry) -> Table:
+    """The verdict on each output of a model."""
+    table = Table(box=None, pad_edge=True, padding=(0, 1), header_style="dim")
+    table.add_column(title, overflow="fold")
+    for name in ("max error", "mismatched"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for output in check.outputs:
+        share = "-" if output.mismatched is None else f"{output.mismatched:.1%}"
+        table.add_row(output.name, number(output.max_abs), share, verdict_text(output.verdict))
+    if not check.outputs:
+        table.add_row("", "-", "-", verdict_text(check.verdict))
+    return table
+
+
+def is_failing(verdict: Verdict) -> bool:
+    """Whether a verdict means that the model must not ship."""
+    return verdict in ("broken", "does not run")

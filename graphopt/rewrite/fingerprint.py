@@ -1,0 +1,303 @@
+"""What makes two nodes the same without looking at names.
+
+Every distinct structure gets a small integer, shared by all graphs under comparison, so that equal
+integers mean equal structure, not merely equal hashes. For each node there are three: *local* (operator,
+attributes and constant inputs), *forward* (all that it is computed from) and *backward* (all that is
+computed from it). An initializer and a ``Constant`` node of one content count as the same input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.rewrite.paths import subgraphs
+
+_SMALL = 64
+
+
+class Ids:
+    """Numbers distinct keys from 0 in the order in which they are first seen."""
+
+    def __init__(self) -> None:
+        self._ids: dict[Hashable, int] = {}
+        self.absent = self("absent")
+        self.variable = self("variable")
+
+    def __call__(self, key: Hashable) -> int:
+        """The number of ``key``."""
+        return self._ids.setdefault(key, len(self._ids))
+
+
+class Contents:
+    """Numbers tensors by element type, shape and content. Each tensor object is read once."""
+
+    def __init__(self, ids: Ids) -> None:
+        self._ids = ids
+        # The tensors are kept alive, so that no other one can get the address of a known one.
+        self._known: dict[int, tuple[ir.TensorProtocol, int]] = {}
+
+    def __call__(self, tensor: ir.TensorProtocol) -> int:
+        """The number of the tensor's content."""
+        known = self._known.get(id(tensor))
+        if known is None:
+            key = ("tensor", tensor.dtype, tuple(tensor.shape), _content(tensor))
+            known = self._known[id(tensor)] = (tensor, self._ids(key))
+        return known[1]
+
+
+def _content(tensor: ir.TensorProtocol) -> bytes | tuple[bytes, ...]:
+    array = tensor.numpy()
+    if tensor.dtype == ir.DataType.STRING:
+        return tuple(_bytes(item) for item in array.reshape(-1).tolist())
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if data.nbytes <= _SMALL:
+        return data.tobytes()
+    return hashlib.sha256(data).digest()
+
+
+def _bytes(item: str | bytes) -> bytes:
+    return item.encode() if isinstance(item, str) else item
+
+
+def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """The content of an initializer or of a ``Constant`` node's output; None for any other value."""
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    for attr in node.attributes.values():
+        if attr.is_ref() or attr.type == ir.AttributeType.SPARSE_TENSOR:
+            return None
+        return attr.as_tensor() if attr.type == ir.AttributeType.TENSOR else ir.tensor(_plain(attr))
+    return None
+
+
+def _plain(attr: ir.Attr) -> np.ndarray | Sequence[str] | str:
+    if attr.type in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS):
+        return np.asarray(attr.value, np.float32)
+    if attr.type in (ir.AttributeType.INT, ir.AttributeType.INTS):
+        return np.asarray(attr.value, np.int64)
+    return attr.value
+
+
+def op_of(node: ir.Node) -> tuple[str, str]:
+    """Domain and operator; the default domain has two spellings."""
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The inputs and outputs of a graph, each with a token that its counterpart has too."""
+
+    inputs: Mapping[ir.Value, int]
+    outputs: Mapping[ir.Value, tuple[int, ...]]
+
+
+class Side:
+    """One of the two models, with what is known of its nodes and values.
+
+    Attributes:
+        nodes: The nodes of each graph that was read, so ordered that a producer is before its users.
+        local, forward, backward: The numbers of the nodes, of those graphs that were read.
+        constants: The content of initializers and of the outputs of ``Constant`` nodes.
+        weighted: The nodes with a constant input.
+    """
+
+    def __init__(self, ids: Ids, contents: Contents) -> None:
+        self._ids = ids
+        self._contents = contents
+        self.nodes: dict[ir.Graph, list[ir.Node]] = {}
+        self.local: dict[ir.Node, int] = {}
+        self.forward: dict[ir.Node, int] = {}
+        self.backward: dict[ir.Node, int] = {}
+        self.constants: dict[ir.Value, int] = {}
+        self.weighted: set[ir.Node] = set()
+        self._tokens: dict[ir.Value, int] = {}
+        self._outer: dict[ir.Graph, ir.Graph] = {}
+        self._names: dict[ir.Graph, dict[str, ir.Value]] = {}
+        self._captures: dict[ir.Node, tuple[ir.Value, ...]] = {}
+
+    def read(self, graph: ir.Graph, ports: Ports) -> None:
+        """Number the nodes of ``graph``, whose outer graphs were read and matched before."""
+        self._tokens.update(ports.inputs)
+        self._read_forward(graph, depth=0)
+        self._read_backward(graph, ports.outputs)
+
+    def name_values(self, tokens: Iterable[tuple[ir.Value, int]]) -> None:
+        """Give values new tokens, by which subgraphs that use them will be compared."""
+        self._tokens.update(tokens)
+
+    def resolve(self, value: ir.Value, graph: ir.Graph) -> ir.Value:
+        """The outer value that ``value`` stands for, if a graph in ``graph`` names it without defining it."""
+        if value.producer() is not None or value.is_graph_input() or value.is_initializer():
+            return value
+        outer = self._outer.get(graph)
+        while outer is not None:
+            found = self._defined(outer).get(value.name or "")
+            if found is not None:
+                return found
+            outer = self._outer.get(outer)
+        return value
+
+    def _defined(self, graph: ir.Graph) -> dict[str, ir.Value]:
+        if graph not in self._names:
+            values = [*graph.inputs, *graph.initializers.values()]
+            values.extend(value for node in graph for value in node.outputs)
+            self._names[graph] = {value.name: value for value in values if value.name}
+        return self._names[graph]
+
+    def _read_forward(self, graph: ir.Graph, depth: int) -> None:
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                self.constants[value] = self._contents(value.const_value)
+        nodes = self.nodes[graph] = self._sorted(graph)
+        ids, constants, tokens = self._ids, self.constants, self._tokens
+        for node in nodes:
+            local = self.local[node] = self._local(node)
+            inputs = tuple(
+                [
+                    ids.absent if value is None else constants.get(value) or self._token(value, graph)
+                    for value in node.inputs
+                ]
+            )
+            inner = tuple([self._graph_token(name, g, graph, depth + 1) for name, g in subgraphs(node)])
+            forward = self.forward[node] = ids(("forward", local, inputs, inner))
+            for index, value in enumerate(node.outputs):
+                tokens[value] = ids(("output", forward, index)) if index else forward
+
+    def _local(self, node: ir.Node) -> int:
+        ids, constants = self._ids, self.constants
+        if node.op_type == "Constant" and node.outputs:
+            tensor = constant_tensor(node.outputs[0])
+            if tensor is not None:
+                constants[node.outputs[0]] = self._contents(tensor)
+        inputs = [ids.absent if value is None else constants.get(value, ids.variable) for value in node.inputs]
+        while inputs and inputs[-1] == ids.absent:
+            inputs.pop()
+        if any(token not in (ids.absent, ids.variable) for token in inputs):
+            self.weighted.add(node)
+        attributes = tuple(sorted(self.attribute_key(attr) for attr in node.attributes.values()))
+        return ids(("local", op_of(node), node.overload, attributes, tuple(inputs)))
+
+    def attribute_key(self, attr: ir.Attr) -> tuple[str, int]:
+        """The name of an attribute and the number of its value. Subgraphs count as present only."""
+        kind = attr.type
+        value: Hashable
+        if attr.is_ref():
+            value = ("reference", attr.ref_attr_name)
+        elif kind == ir.AttributeType.TENSOR:
+            value = self._contents(attr.as_tensor())
+        elif kind == ir.AttributeType.TENSORS:
+            value = tuple(self._contents(tensor) for tensor in attr.as_tensors())
+        elif kind == ir.AttributeType.GRAPH:
+            value = 1
+        elif kind == ir.AttributeType.GRAPHS:
+            value = len(attr.as_graphs())
+        elif kind in (ir.AttributeType.INT, ir.AttributeType.INTS):
+            value = attr.value
+        else:
+            value = repr(attr.value)  # tells -0.0 from 0.0, and makes NaN equal to itself
+        return attr.name, self._ids(("attribute", int(kind), value))
+
+    def _token(self, value: ir.Value, graph: ir.Graph) -> int:
+        token = self._tokens.get(value)
+        if token is not None:
+            return token
+        found = self.resolve(value, graph)
+        return self._constant_or_known(found) if found is not value else self._ids(("free", value.name))
+
+    def _constant_or_known(self, value: ir.Value) -> int:
+        constant = self.constants.get(value)
+        return self._tokens.get(value, self._ids.variable) if constant is None else constant
+
+    def _graph_token(self, name: str, graph: ir.Graph, outer: ir.Graph, depth: int) -> int:
+        self._outer[graph] = outer
+        ids = self._ids
+        for index, value in enumerate(graph.inputs):
+            self._tokens[value] = ids(("parameter", depth, index))
+        self._read_forward(graph, depth)
+        outputs = tuple(self.constants.get(v) or self._token(v, graph) for v in graph.outputs)
+        return ids(("graph", name, len(graph.inputs), len(graph), outputs))
+
+    def _read_backward(self, graph: ir.Graph, outputs: Mapping[ir.Value, tuple[int, ...]]) -> None:
+        users: dict[ir.Value, list[tuple[int, int]]] = {}
+        ids = self._ids
+        for node in reversed(self.nodes[graph]):
+            ahead = tuple([(outputs.get(v, ()), tuple(sorted(users.get(v, ())))) for v in node.outputs])
+            backward = self.backward[node] = ids(("backward", self.local[node], ahead))
+            for index, value in enumerate(node.inputs):
+                if value is not None and value not in self.constants:
+                    users.setdefault(value, []).append((backward, index))
+            for value in self.captures(node):
+                users.setdefault(value, []).append((backward, -1))
+
+    def captures(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """The values of the node's own graph that its subgraphs use and that a node computes."""
+        if not node.attributes:
+            return ()
+        found = self._captures.get(node)
+        if found is None:
+            stack = [graph for _, graph in subgraphs(node)]
+            if not stack:
+                return ()
+            assert isinstance(node.graph, ir.Graph)
+            for graph in stack:
+                self._outer[graph] = node.graph
+            found = self._captures[node] = tuple(self._captured(stack, node.graph))
+        return found
+
+    def _captured(self, stack: list[ir.Graph], home: ir.Graph) -> dict[ir.Value, None]:
+        found: dict[ir.Value, None] = {}
+        while stack:
+            graph = stack.pop()
+            used: list[ir.Value | None] = list(graph.outputs)
+            for node in graph:
+                used.extend(node.inputs)
+                for _, inner in subgraphs(node):
+                    self._outer[inner] = graph
+                    stack.append(inner)
+            for value in used:
+                if value is None:
+                    continue
+                value = self.resolve(value, graph)
+                producer = value.producer()
+                if producer is not None and producer.graph is home:
+                    found[value] = None
+        return found
+
+    def _sorted(self, graph: ir.Graph) -> list[ir.Node]:
+        nodes = list(graph)
+        done: set[ir.Node] = set()
+        for node in nodes:
+            if any(producer not in done for producer in self._producers(node)):
+                return self._sort(nodes)
+            done.add(node)
+        return nodes
+
+    def _producers(self, node: ir.Node) -> list[ir.Node]:
+        values = (*node.inputs, *self.captures(node))
+        producers = [value.producer() for value in values if value is not None]
+        return [p for p in producers if p is not None and p.graph is node.graph]
+
+    def _sort(self, nodes: Sequence[ir.Node]) -> list[ir.Node]:
+        ordered: list[ir.Node] = []
+        entered: set[ir.Node] = set()
+        for root in nodes:
+            stack = [] if root in entered else [(root, iter(self._producers(root)))]
+            entered.add(root)
+            while stack:
+                node, producers = stack[-1]
+                fresh = next((p for p in producers if p not in entered), None)
+                if fresh is None:
+                    ordered.append(node)
+                    stack.pop()
+                else:
+                    entered.add(fresh)
+                    stack.append((fresh, iter(self._producers(fresh))))
+        return ordered

@@ -1,0 +1,308 @@
+"""Finds, for the nodes of one graph, their partners in a changed version of it.
+
+Evidence is used from strong to weak: equal structure and name, equal names where structure shows that
+names can be trusted, equal structure alone, then closeness to matched nodes. Each step is linear.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from graphopt.rewrite.fingerprint import Side, op_of
+
+_REACH = 24
+"""How many nodes a search past unmatched nodes looks at."""
+_PATIENCE = 8
+"""How often one place is searched again after it gave a match; bounds the cost where fan-out is large."""
+_DIFFERENT = 3
+"""A neighbour of the same operator with other constants is as good as an equal node past so many others."""
+_FARTHEST = 8
+
+Key = Callable[[ir.Node], Hashable]
+
+
+@dataclass(eq=False)
+class Partners:
+    """The matched nodes of two models, both ways, and how far names have proved true."""
+
+    after: dict[ir.Node, ir.Node] = field(default_factory=dict[ir.Node, ir.Node])
+    before: dict[ir.Node, ir.Node] = field(default_factory=dict[ir.Node, ir.Node])
+    confirmed: int = 0
+    contradicted: int = 0
+
+    def join(self, before: ir.Node, after: ir.Node) -> None:
+        """Make two nodes partners."""
+        self.after[before] = after
+        self.before[after] = before
+
+    @property
+    def names_lie(self) -> bool:
+        """Whether so many names moved to other nodes that a name says little: a counter has shifted."""
+        return self.contradicted * 3 > self.confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchor:
+    """Two values that correspond; their users, or else their producers, should as well."""
+
+    before: ir.Value
+    after: ir.Value
+    down: bool
+    tries: int = 0
+
+
+class Matcher:
+    """Matches the nodes of two graphs that both sides have read."""
+
+    def __init__(
+        self, before: Side, after: Side, graphs: tuple[ir.Graph, ir.Graph], partners: Partners
+    ) -> None:
+        self._sides = (before, after)
+        self._graphs = graphs
+        self._partners = partners
+        self._nodes = (before.nodes[graphs[0]], after.nodes[graphs[1]])
+
+    def run(self, ports: Sequence[tuple[ir.Value, ir.Value, bool]]) -> None:
+        """Match the nodes.
+
+        Args:
+            ports: Corresponding inputs (True) and outputs (False) of the graphs.
+        """
+        strong = self._strong_pairs()
+        names = [self._named(_by_output), self._named(_by_name)]
+        self._weigh_names(strong, names[0])
+        claimed = [{a for pairs in strong for a in pairs}, {b for pairs in strong for b in pairs.values()}]
+        for named in names:
+            self._join(pair for pair in named.items() if any(s.get(pair[0]) is pair[1] for s in strong))
+        if not self._partners.names_lie:
+            for named in names:
+                self._join(p for p in named.items() if p[0] not in claimed[0] and p[1] not in claimed[1])
+        forward, backward, local = self._keys()
+        self._join_buckets(forward, backward)
+        self._join_buckets(backward, forward)
+        self._join(strong[-1].items())
+        self._spread(ports)
+        for named in names:
+            self._join(named.items())
+        self._spread(ports)
+
+    def _keys(self) -> tuple[tuple[Key, Key], ...]:
+        before, after = self._sides
+        return (
+            (before.forward.__getitem__, after.forward.__getitem__),
+            (before.backward.__getitem__, after.backward.__getitem__),
+            (before.local.__getitem__, after.local.__getitem__),
+        )
+
+    def _free(self) -> tuple[list[ir.Node], list[ir.Node]]:
+        after, before = self._partners.after, self._partners.before
+        return [n for n in self._nodes[0] if n not in after], [n for n in self._nodes[1] if n not in before]
+
+    def _join(self, pairs: Iterable[tuple[ir.Node, ir.Node]]) -> None:
+        partners = self._partners
+        for a, b in pairs:
+            if a not in partners.after and b not in partners.before:
+                partners.join(a, b)
+
+    def _strong_pairs(self) -> list[dict[ir.Node, ir.Node]]:
+        forward, backward, local = self._keys()
+        weighted = [[n for n in ns if n in s.weighted] for ns, s in zip(self._nodes, self._sides, strict=True)]
+        return [
+            dict(_unique_pairs(*self._nodes, forward)),
+            dict(_unique_pairs(*self._nodes, backward)),
+            dict(_unique_pairs(*weighted, local)),
+        ]
+
+    def _named(self, key: Key) -> dict[ir.Node, ir.Node]:
+        return dict(_unique_pairs(*self._nodes, (key, key)))
+
+    def _weigh_names(self, strong: Sequence[Mapping[ir.Node, ir.Node]], named: Mapping[ir.Node, ir.Node]) -> None:
+        owners = {b: a for a, b in named.items()}
+        for node in self._nodes[0]:
+            found = [pairs[node] for pairs in strong if node in pairs]
+            if not found:
+                continue
+            namesake = named.get(node)
+            if namesake is not None and any(partner is namesake for partner in found):
+                self._partners.confirmed += 1
+            elif namesake is not None or any(partner in owners for partner in found):
+                self._partners.contradicted += 1
+
+    def _join_buckets(self, keys: tuple[Key, Key], tie: tuple[Key, Key]) -> None:
+        left, right = self._free()
+        ties = [(_by_output, _by_output), (_by_name, _by_name), tie]
+        groups = _groups(right, keys[1])
+        for key, nodes in _groups(left, keys[0]).items():
+            if key in groups:
+                self._join(_pair_up(nodes, groups[key], ties))
+
+    def _spread(self, ports: Sequence[tuple[ir.Value, ir.Value, bool]]) -> None:
+        """Match along the edges: users of corresponding values, and producers of corresponding inputs."""
+        if not all(self._free()):
+            return
+        near = deque(self._anchors(ports))
+        far: deque[_Anchor] = deque()
+        while near or far:
+            if near:
+                anchor = near.popleft()
+                pairs = self._adjacent(anchor)
+                far.append(anchor)
+            else:
+                anchor = far.popleft()
+                pairs = self._nearest(anchor)
+                if pairs and anchor.tries < _PATIENCE:
+                    near.append(_Anchor(anchor.before, anchor.after, anchor.down, anchor.tries + 1))
+            for a, b in pairs:
+                self._partners.join(a, b)
+                near.extend(_around(a, b))
+
+    def _anchors(self, ports: Sequence[tuple[ir.Value, ir.Value, bool]]) -> Iterator[_Anchor]:
+        partners = self._partners.after
+        yield from (_Anchor(a, b, down) for a, b, down in ports)
+        border: dict[ir.Node, None] = {}
+        for node in self._free()[0]:
+            neighbours = [value.producer() for value in node.inputs if value is not None]
+            neighbours += [use.node for value in node.outputs for use in value.uses()]
+            border.update((n, None) for n in neighbours if n is not None and n in partners)
+        for node in border:
+            yield from _around(node, partners[node])
+
+    def _adjacent(self, anchor: _Anchor) -> list[tuple[ir.Node, ir.Node]]:
+        before, after = self._sides
+        if not anchor.down:
+            a, b = self._open_producer(anchor.before, 0), self._open_producer(anchor.after, 1)
+            if a is None or b is None or anchor.before.index() != anchor.after.index():
+                return []
+            return [(a, b)] if before.local[a] == after.local[b] else []
+        left = self._open_users(anchor.before, 0)
+        right = self._open_users(anchor.after, 1) if left else {}
+        if not right:
+            return []
+        ties: list[tuple[Key, Key]] = [
+            (_by_output, _by_output),
+            (_by_name, _by_name),
+            (lambda node: self._context(node, 0), lambda node: self._context(node, 1)),
+            self._keys()[1],
+        ]
+        groups = _groups(right, lambda node: (after.local[node], right[node]))
+        pairs: list[tuple[ir.Node, ir.Node]] = []
+        for key, nodes in _groups(left, lambda node: (before.local[node], left[node])).items():
+            if key in groups:
+                pairs.extend(_pair_up(nodes, groups[key], ties))
+        return pairs
+
+    def _nearest(self, anchor: _Anchor) -> list[tuple[ir.Node, ir.Node]]:
+        """The best pair past nodes that only one of the graphs has: few nodes skipped, constants equal."""
+        left = self._reach(anchor.before, 0, anchor.down)
+        right = self._reach(anchor.after, 1, anchor.down) if left else []
+        best: tuple[int, ir.Node, ir.Node] | None = None
+        equal: dict[int, tuple[ir.Node, int]] = {}
+        alike: dict[tuple[str, str], tuple[ir.Node, int]] = {}
+        for node, distance in left:
+            equal.setdefault(self._sides[0].local[node], (node, distance))
+            alike.setdefault(op_of(node), (node, distance))
+        for node, distance in right:
+            for found, penalty in (
+                (equal.get(self._sides[1].local[node]), 0),
+                (alike.get(op_of(node)), _DIFFERENT),
+            ):
+                if found is None:
+                    continue
+                cost = found[1] + distance + penalty
+                if cost <= _FARTHEST and (best is None or cost < best[0]):
+                    best = cost, found[0], node
+        return [] if best is None else [best[1:]]
+
+    def _reach(self, value: ir.Value, side: int, down: bool) -> list[tuple[ir.Node, int]]:
+        seen: dict[ir.Node, int] = {}
+        layer = [value]
+        for distance in range(_FARTHEST):
+            ahead: list[ir.Value] = []
+            for current in layer:
+                users = self._open_users(current, side) if down else [self._open_producer(current, side)]
+                for node in users:
+                    if node is None or node in seen:
+                        continue
+                    seen[node] = distance
+                    if len(seen) == _REACH:
+                        return list(seen.items())
+                    ahead.extend(node.outputs if down else [v for v in node.inputs if v is not None])
+            layer = ahead
+        return list(seen.items())
+
+    def _open_users(self, value: ir.Value, side: int) -> dict[ir.Node, int]:
+        graph, taken = self._graphs[side], (self._partners.after, self._partners.before)[side]
+        return {node: index for node, index in value.uses() if node not in taken and node.graph is graph}
+
+    def _open_producer(self, value: ir.Value, side: int) -> ir.Node | None:
+        node = value.producer()
+        taken = (self._partners.after, self._partners.before)[side]
+        return None if node is None or node in taken or node.graph is not self._graphs[side] else node
+
+    def _context(self, node: ir.Node, side: int) -> Hashable:
+        """Where the inputs come from, in terms of matched nodes where there are any."""
+        found: list[Hashable] = []
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if producer is None:
+                found.append(None)
+                continue
+            known = producer if side == 0 else self._partners.before.get(producer)
+            if known is not None and known in self._partners.after:
+                found.append(known)
+            else:
+                found.append(self._sides[side].local.get(producer))
+        return tuple(found)
+
+
+def _around(before: ir.Node, after: ir.Node) -> Iterator[_Anchor]:
+    for a, b in zip(before.outputs, after.outputs, strict=False):
+        yield _Anchor(a, b, True)
+    for a, b in zip(before.inputs, after.inputs, strict=False):
+        if a is not None and b is not None:
+            yield _Anchor(a, b, False)
+
+
+def _by_output(node: ir.Node) -> Hashable:
+    name = node.outputs[0].name if node.outputs else None
+    return (op_of(node), name) if name else None
+
+
+def _by_name(node: ir.Node) -> Hashable:
+    return (op_of(node), node.name) if node.name else None
+
+
+def _groups(nodes: Iterable[ir.Node], key: Key) -> dict[Hashable, list[ir.Node]]:
+    groups: dict[Hashable, list[ir.Node]] = {}
+    for node in nodes:
+        groups.setdefault(key(node), []).append(node)
+    groups.pop(None, None)
+    return groups
+
+
+def _unique_pairs(
+    left: Iterable[ir.Node], right: Iterable[ir.Node], keys: tuple[Key, Key]
+) -> Iterator[tuple[ir.Node, ir.Node]]:
+    groups = _groups(right, keys[1])
+    for key, nodes in _groups(left, keys[0]).items():
+        others = groups.get(key, ())
+        if len(nodes) == len(others) == 1:
+            yield nodes[0], others[0]
+
+
+def _pair_up(
+    left: list[ir.Node], right: list[ir.Node], ties: Sequence[tuple[Key, Key]]
+) -> Iterator[tuple[ir.Node, ir.Node]]:
+    """Pair nodes that are equal so far: by the first of ``ties`` that tells them apart, then in order."""
+    if len(left) > 1 or len(right) > 1:
+        for keys in ties:
+            pairs = dict(_unique_pairs(left, right, keys))
+            yield from pairs.items()
+            partners = set(pairs.values())
+            left = [node for node in left if node not in pairs]
+            right = [node for node in right if node not in partners]
+    yield from zip(left, right, strict=False)
