@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,49 +14,51 @@ Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An .onnx file, or a .pt/.yaml to export first.")
 ]
 PipelineText = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(
         "--pipeline", "-p", metavar="NAME|FILE.toml|TEXT", help="What to run; 'default' if left out."
     ),
 ]
 Plugins = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--plugin", metavar="FILE.py|MODULE", help="More passes. Repeatable."),
 ]
 Skips = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--skip", metavar="PASS[/COMPONENT][@NODE]", help="What to leave out. Repeatable."),
 ]
 Settings = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--set", metavar="PASS.OPTION=VALUE", help="An option of a pass. Repeatable."),
 ]
 Inputs = Annotated[
-    Optional[list[Path]],
+    list[Path] | None,
     typer.Option(
         "--inputs", metavar="PATH", help="Feeds: .npz, folder of .npy, ONNX test data set. Repeatable."
     ),
 ]
 Dims = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--dim", metavar="NAME=N", help="Size of a symbolic dim in the feeds. Repeatable."),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Where the feeds start from.")]
-Samples = Annotated[int, typer.Option("--samples", min=1, help="How many feeds to draw.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Where the feeds start from [0].")]
+Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many feeds to draw [6].")]
 Atol = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option(
         "--atol", metavar="[OUTPUT=]X", help="Absolute tolerance, a share of the slice's scale [1e-5]."
     ),
 ]
 Rtol = Annotated[
-    Optional[list[str]], typer.Option("--rtol", metavar="[OUTPUT=]X", help="Relative tolerance [1e-4].")
+    list[str] | None, typer.Option("--rtol", metavar="[OUTPUT=]X", help="Relative tolerance [1e-4].")
 ]
 Provider = Annotated[
     str, typer.Option("--provider", metavar="NAME", help="ONNX Runtime's execution provider.")
 ]
-Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="Threads of a session.")]
-Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Longest time of a pass.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of a session.")]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time of a pass [600].")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 

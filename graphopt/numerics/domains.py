@@ -16,7 +16,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-Role: TypeAlias = Literal["index", "mask", "choice", "size", "position", "length", "positive", "number"]
+Role: TypeAlias = Literal[
+    "index", "mask", "choice", "size", "shape", "fixed", "axes", "position", "length", "positive", "number"
+]
 
 # A walk from one input visits no more uses than this: an input that everything reads is no index.
 _MOST_USES = 2000
@@ -41,26 +43,29 @@ _CARRIERS = frozenset(
         *("SequenceAt", "SequenceConstruct", "SplitToSequence", "ConcatFromSequence"),
     }
 )
-# Inputs that are shapes, counts, axes or positions along an axis.
-_SIZES: dict[str, tuple[int, ...]] = {
-    "Reshape": (1,),
-    "Expand": (1,),
-    "ConstantOfShape": (0,),
-    "Tile": (1,),
-    "Range": (0, 1, 2),
-    "Slice": (1, 2, 3, 4),
-    "Resize": (3,),
-    "Pad": (1,),
-    "TopK": (1,),
-    "Loop": (0,),
-    "Unsqueeze": (1,),
-    "Squeeze": (1,),
-    "Split": (1,),
-    "OneHot": (1,),
-    "SequenceAt": (1,),
-    "CenterCropPad": (1,),
-    "NonMaxSuppression": (2,),
+# Inputs that are shapes, counts or places along an axis, with what is valid there whatever the data:
+# a number, "axes" for 0, 1, 2, ..., "shape" for -1, 1, 1, ..., or "size" for a small count.
+_SIZES: dict[str, dict[int, int | Literal["axes", "shape", "size"]]] = {
+    "Reshape": {1: "shape"},
+    "Expand": {1: 1},
+    "Tile": {1: 1},
+    "ConstantOfShape": {0: "size"},
+    "Range": {0: 0, 1: "size", 2: 1},
+    "Slice": {1: 0, 2: 1 << 30, 3: "axes", 4: 1},
+    "Pad": {1: 0},
+    "Resize": {2: 1, 3: 1},
+    "Upsample": {1: 1},
+    "TopK": {1: 1},
+    "Loop": {0: "size"},
+    "Unsqueeze": {1: "axes"},
+    "CumSum": {1: 0},
+    "OneHot": {1: "size"},
+    "SequenceAt": {1: 0},
+    "NonMaxSuppression": {2: "size"},
+    "SplitToSequence": {1: 1},
 }
+# Inputs that are a share, in [0, 1).
+_SHARES: dict[str, tuple[int, ...]] = {"Dropout": (1,), "NonMaxSuppression": (3, 4)}
 # Operator: (input with the indices, input with the table).
 _LOOKUPS: dict[str, tuple[tuple[int, int], ...]] = {
     "Gather": ((1, 0),),
@@ -87,7 +92,7 @@ class Domain:
     Attributes:
         role: What the input is for.
         high: The largest value that an index, a position or a number may have; None if not known.
-        low: The smallest.
+        low: The smallest; of a fixed input its value.
         choices: Constants that the model compares it with, or texts that it knows.
         why: What this was read from, in a few words.
     """
@@ -107,6 +112,8 @@ class _Findings:
     choices: dict[int | float | str, None] = field(default_factory=dict[Any, None])
     mask: str = ""
     size: str = ""
+    size_value: int | Literal["axes", "shape", "size"] = "size"
+    share: str = ""
     number: str = ""
 
 
@@ -145,9 +152,12 @@ def _domain(value: ir.Value, model: ir.Model) -> Domain:
     if _SEGMENT_NAME.search(name):
         return Domain("index", 1, why="its name")
     if found.size:
-        return Domain("size", why=found.size)
-    if _POSITIVE_NAME.search(name):
-        return Domain("positive", why="its name")
+        known = found.size_value
+        if isinstance(known, int):
+            return Domain("fixed", low=known, why=found.size)
+        return Domain(known, why=found.size)
+    if found.share or _POSITIVE_NAME.search(name):
+        return Domain("positive", why=found.share or "its name")
     return Domain(why=found.number) if found.number else Domain()
 
 
@@ -202,8 +212,12 @@ def _step(
             if rows:
                 found.bounds.append((-offset if offset > 0 else 0, rows - 1 - offset, _table(label, rows)))
             return
-    if index in _SIZES.get(op, ()):
-        found.size = found.size or f"{label} takes it as a shape or count"
+    if index in _SIZES.get(op, {}):
+        if not found.size:
+            found.size, found.size_value = f"{label} takes it as a shape or count", _SIZES[op][index]
+        return
+    if index in _SHARES.get(op, ()):
+        found.share = f"{label} takes it as a share"
         return
     if op == "OneHot" and index == 0:
         depth = _scalar(node.inputs[1])

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from graphopt.errors import BadInput
 from graphopt.numerics.domains import Domain, domains
-from graphopt.numerics.generate import DISTRIBUTIONS, Distribution, Recipe, draw
+from graphopt.numerics.generate import DISTRIBUTIONS, SMALL, Distribution, Recipe, draw
 from graphopt.numerics.sizes import Shape, Symbol, demanded_sizes, resolve, shapes_of, symbols_of
 from graphopt.numerics.specs import ValueSpec
 from graphopt.numerics.values import digest
@@ -151,7 +151,7 @@ class _Search:
         self.seed = seed
         self._attempt = attempt
         self.attempts = 0
-        self.ceiling = 9
+        self.floor, self.ceiling = 0, SMALL
         self.errors: list[tuple[Sizes, str]] = []
         self.notes: list[str] = []
 
@@ -174,7 +174,7 @@ class _Search:
 
     def make(self, index: int, sizes: Sizes, distribution: Distribution, *, full: bool) -> FeedSet:
         span = max((size for name, size in sizes.items() if self._is_span(name)), default=1)
-        recipe = Recipe(distribution, self.seed, index, span, full, self.ceiling)
+        recipe = Recipe(distribution, self.seed, index, span, full, self.floor, self.ceiling)
         arrays = {
             spec.name: draw(spec, self._domain(spec), self.shapes[spec.name].at(sizes), recipe)
             for spec in self.specs
@@ -218,7 +218,7 @@ class _Search:
     def _repaired(self, sizes: Sizes, tried: set[Any]) -> Iterator[Sizes]:
         """The sizes, then the same as an error message of the runtime suggests."""
         while True:
-            key = (self.ceiling, *sorted(sizes.items()))
+            key = (self.floor, self.ceiling, *sorted(sizes.items()))
             if key in tried:
                 return
             tried.add(key)
@@ -253,10 +253,11 @@ class _Search:
                     going = True
                     yield {**primary, **{s.name: s.sizes[step] for s in members}, **fixed}
             if step == 1:
-                before, self.ceiling = self.ceiling, min(self.ceiling, 1)
-                yield {**primary, **fixed}
+                before = self.floor, self.ceiling
+                for self.floor, self.ceiling in ((0, 1), (1, 1), (1, before[1])):
+                    yield {**primary, **fixed}
+                self.floor, self.ceiling = before
                 yield {**primary, **dict.fromkeys((s.name for s in free if len(s.sizes) > 1), 1), **fixed}
-                self.ceiling = before
             if not going:
                 return
 

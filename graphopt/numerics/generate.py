@@ -21,8 +21,8 @@ DISTRIBUTIONS: tuple[Distribution, ...] = ("normal", "image", "wide", "binary", 
 """What the sets of a run take in turn. ``mild`` (uniform in [0.1, 0.9]) stands in where these fail."""
 
 _WORDS = ("graph", "a", "The quick brown fox", "42", "", "naïve", "x_1", "hello world")
-# Integers that nothing bounds stay small: as an index a larger one would leave a small table.
-_SMALL = 9
+SMALL = 9
+"""The largest integer where nothing bounds it: as an index a larger one would leave a small table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Recipe:
         index: The number of the set.
         span: The length that length-like inputs may reach.
         full: Whether masks are all ones and lengths full.
-        ceiling: The largest integer that unbounded integer inputs take.
+        floor: The smallest integer that unbounded integer inputs take.
+        ceiling: The largest one.
     """
 
     distribution: Distribution
@@ -43,7 +44,8 @@ class Recipe:
     index: int
     span: int = 1
     full: bool = False
-    ceiling: int = _SMALL
+    floor: int = 0
+    ceiling: int = SMALL
 
 
 def draw(spec: ValueSpec, domain: Domain, shape: tuple[int, ...], recipe: Recipe) -> Any:
@@ -76,7 +78,7 @@ def _draw_map(spec: ValueSpec, domain: Domain, rng: np.random.Generator) -> dict
         return {key: _WORDS[int(rng.integers(len(_WORDS)))] for key in keys}
     dtype = dtype_of(spec.elem)
     integer = dtype is not None and dtype.kind in "iu"
-    return {key: int(rng.integers(_SMALL)) if integer else float(rng.standard_normal()) for key in keys}
+    return {key: int(rng.integers(SMALL)) if integer else float(rng.standard_normal()) for key in keys}
 
 
 def _draw_tensor(
@@ -116,10 +118,17 @@ def _by_role(
             return np.full(shape, recipe.span)
         lengths.reshape(-1)[:1] = recipe.span
         return lengths
+    if domain.role == "fixed":
+        return np.full(shape, domain.low)
+    if domain.role == "shape":
+        # As the target of a Reshape this fits data of any size.
+        return np.where(np.arange(math.prod(shape)) == 0, -1, 1).reshape(shape)
+    if domain.role == "axes":
+        return np.arange(max(1, int(np.prod(shape)))).reshape(shape)
     if domain.role == "size":
         return rng.integers(1, max(2, min(recipe.ceiling, 4)), size=shape)
     if domain.role == "positive":
-        return rng.uniform(0.3, 1.0, size=shape) if floating else np.ones(shape, dtype=np.int64)
+        return rng.uniform(0.3, 0.9, size=shape) if floating else np.ones(shape, dtype=np.int64)
     return _indices(domain, shape, recipe, rng)
 
 
@@ -141,12 +150,12 @@ def _integers(
 ) -> NDArray[Any]:
     if dtype == np.uint8 and recipe.distribution == "image":
         return np.round(255 * _smooth(shape, rng))
-    if recipe.ceiling < _SMALL:
-        return rng.integers(0, recipe.ceiling + 1, size=shape)
+    if (recipe.floor, recipe.ceiling) != (0, SMALL):
+        return rng.integers(recipe.floor, recipe.ceiling + 1, size=shape)
     if dtype.itemsize == 1 and dtype.kind in "iu":
         info = np.iinfo(dtype)
         return rng.integers(info.min, info.max + 1, size=shape)
-    return rng.integers(0, 2 if recipe.distribution == "binary" else _SMALL + 1, size=shape)
+    return rng.integers(0, 2 if recipe.distribution == "binary" else SMALL + 1, size=shape)
 
 
 def _floats(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from graphopt.numerics.specs import ValueSpec
 from graphopt.numerics.values import Array, dtype_of, flatten
 
 _MOST_SESSIONS = 3
+_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 _MOST_FEED_BYTES = 1 << 29
 
 # A file may be written anew under its name: a session is that of one state of it.
@@ -139,7 +141,7 @@ def _to_ort(value: Any, port: ValueSpec, keep: list[Array]) -> ort.OrtValue:
     if not _is_foreign(port):
         keep.append(array)
         return ort.OrtValue.ortvalue_from_numpy(array)
-    raw = _packed(array) if _is_packed(port) else array.view(np.dtype(f"u{dtype.itemsize}"))
+    raw = _packed(array, port.elem) if _is_packed(port) else array.view(np.dtype(f"u{dtype.itemsize}"))
     keep.append(raw)  # the OrtValue looks into its memory
     kind = getattr(onnx.TensorProto, port.elem.upper())
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, kind)
@@ -155,23 +157,32 @@ def _from_ort(value: ort.OrtValue, port: ValueSpec) -> Any:
     content = (ctypes.c_char * size).from_address(value.data_ptr()).raw if size else b""
     if not _is_packed(port):
         return np.frombuffer(content, dtype=dtype).reshape(shape).copy()
-    pairs = np.frombuffer(content, dtype=np.uint8)
-    nibbles = np.stack([pairs & 0xF, pairs >> 4], axis=-1).reshape(-1)[: int(np.prod(shape))]
-    signed = np.where(nibbles > 7, nibbles.astype(np.int8) - 16, nibbles) if port.elem == "int4" else nibbles
-    return signed.reshape(shape).astype(dtype)
+    return _unpacked(np.frombuffer(content, dtype=np.uint8), shape, port.elem).astype(dtype)
 
 
 def _is_packed(port: ValueSpec) -> bool:
-    return port.elem in ("int4", "uint4")
+    return port.elem in _BITS
 
 
-def _packed(array: Array) -> Array:
-    # Two elements a byte, the first one low. The runtime copies as many bytes as it needs from an array
-    # of the tensor's own shape.
-    nibbles = array.reshape(-1).astype(np.int8).view(np.uint8) & 0xF
-    pairs = np.append(nibbles, np.uint8(0)) if nibbles.size % 2 else nibbles
+def _unpacked(raw: Array, shape: tuple[int, ...], elem: str) -> Array:
+    bits = _BITS[elem]
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    fields = ((raw[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1)[: math.prod(shape)].astype(np.int8)
+    if not elem.startswith("u"):
+        fields = np.where(fields >= 1 << (bits - 1), fields - (1 << bits), fields)
+    return fields.reshape(shape)
+
+
+def _packed(array: Array, elem: str) -> Array:
+    # Several elements a byte, the first one lowest. The runtime copies as many bytes as it needs from an
+    # array of the tensor's own shape.
+    bits = _BITS[elem]
+    fields = array.reshape(-1).astype(np.int8).view(np.uint8) & ((1 << bits) - 1)
+    fields = np.append(fields, np.zeros(-fields.size % (8 // bits), dtype=np.uint8))
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    content = np.bitwise_or.reduce(fields.reshape(-1, 8 // bits) << shifts, axis=1, dtype=np.uint8)
     raw = np.zeros(array.shape, dtype=np.int8)
-    raw.reshape(-1)[: pairs.size // 2] = (pairs[::2] | (pairs[1::2] << 4)).view(np.int8)
+    raw.reshape(-1)[: content.size] = content.view(np.int8)
     return raw
 
 

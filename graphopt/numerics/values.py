@@ -52,10 +52,10 @@ def named_dtype(name: str) -> np.dtype[Any]:
 
 def epsilon(dtype: np.dtype[Any]) -> float:
     """The relative spacing of a float dtype (ml_dtypes included) at 1; 0 for any other dtype."""
+    if dtype.kind in "OUSbiu":
+        return 0.0
     if dtype.kind == "c":
         dtype = np.dtype(f"f{dtype.itemsize // 2}")
-    if dtype.kind == "f":
-        return float(np.finfo(dtype).eps)
     try:
         return float(ml_dtypes.finfo(dtype).eps)
     except (ValueError, TypeError):

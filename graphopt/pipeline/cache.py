@@ -35,6 +35,10 @@ class DiskCache:
         self._limit = limit
         self.problem: str | None = None
 
+    def describe(self) -> str:
+        """Where results are kept, for people."""
+        return "off" if self._off else f"{self._root}, at most {self._limit >> 20} MiB"
+
     def get(self, key: str) -> Path | None:
         """The folder stored under ``key``; it stays for at least ten minutes from now."""
         if self._off:

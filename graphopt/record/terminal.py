@@ -10,13 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.numerics.check import CheckReport
 from graphopt.record.data import (
     CheckEntry,
     OutputCheck,
     PassEntry,
     Record,
     ResultEntry,
-    Verdict,
 )
 
 _STYLES: dict[str, str] = {
@@ -250,6 +250,24 @@ def check_table(title: str, check: CheckEntry) -> Table:
     return table
 
 
-def is_failing(verdict: Verdict) -> bool:
-    """Whether a verdict means that the model must not ship."""
-    return verdict in ("broken", "does not run")
+def check_report(report: CheckReport) -> RenderableType:
+    """What checking one model against another found."""
+    parts: list[RenderableType] = [verdict_text(report.verdict)]
+    if report.reason:
+        parts.append(Text(report.reason))
+    for fault in report.signature:
+        parts.append(Text(f"signature: {fault}", style="red"))
+    if not report.signature:
+        parts.extend((Text(), check_table("not optimized", report.numerics)))
+        loaded = CheckEntry(report.as_loaded.verdict, outputs=report.as_loaded.outputs)
+        parts.extend((Text(), check_table("as loaded", loaded)))
+        measured = [*report.as_loaded.outputs, *report.numerics.outputs]
+        worst = max((o for o in measured if o.max_abs), key=lambda o: o.max_abs or 0.0, default=None)
+        if worst is not None:
+            parts.append(Text(f"\n{worst.name}  {describe(worst)}"))
+    parts.extend(Text(note, style="dim") for note in report.notes)
+    parts.append(
+        Text(f"{report.feeds.sets} feeds, atol {report.tolerance.atol:g} of each slice's scale,"
+             f" rtol {report.tolerance.rtol:g}", style="dim")
+    )  # fmt: skip
+    return Group(*parts)

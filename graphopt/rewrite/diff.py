@@ -8,16 +8,17 @@ to another graph counts as removed and added.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from types import MappingProxyType
 
 import onnx_ir as ir
 
+from graphopt.model import paused_gc
 from graphopt.rewrite.changes import Diff, NodeRef
 from graphopt.rewrite.fingerprint import Contents, Ids, Ports, Side, constant_tensor
 from graphopt.rewrite.matching import Matcher, Partners
-from graphopt.rewrite.paths import graph_paths, root_name, subgraphs
+from graphopt.rewrite.paths import graph_paths, root_name
 from graphopt.rewrite.phrases import (
     attribute_text,
     change,
@@ -46,7 +47,8 @@ def structural_diff(before: ir.Model, after: ir.Model) -> Diff:
         ``before``, less those removed, plus those added, is that of ``after``. Initializers of subgraphs
         are named ``PATH::NAME``. A node without a name goes by that of its first output.
     """
-    return _Comparison(before, after).diff()
+    with paused_gc():
+        return _Comparison(before, after).diff()
 
 
 class _Comparison:
@@ -93,7 +95,9 @@ class _Comparison:
     def _match(self) -> None:
         before, after = self._models
         pairs = [(before.graph, after.graph)]
-        pairs += [(f.graph, after.functions[k].graph) for k, f in before.functions.items() if k in after.functions]
+        pairs += [
+            (f.graph, after.functions[k].graph) for k, f in before.functions.items() if k in after.functions
+        ]
         pairs.reverse()
         while pairs:
             graphs = pairs.pop()
@@ -122,11 +126,12 @@ class _Comparison:
         Matcher(*self._sides, (before, after), self._partners).run(ports)
 
     def _inner_pairs(self, graph: ir.Graph) -> Iterator[tuple[ir.Graph, ir.Graph]]:
+        bodies = [side.bodies for side in self._sides]
         for node in self._sides[0].nodes[graph]:
-            if not node.attributes or node not in self._partners.after:
+            if node not in bodies[0] or node not in self._partners.after:
                 continue
-            others = dict(subgraphs(self._partners.after[node]))
-            yield from ((inner, others[name]) for name, inner in subgraphs(node) if name in others)
+            others = dict(bodies[1].get(self._partners.after[node], ()))
+            yield from ((inner, others[name]) for name, inner in bodies[0][node] if name in others)
 
     def _share_tokens(self, graph: ir.Graph) -> None:
         # What a subgraph uses of the graph around it is the same if the nodes that compute it are
@@ -143,8 +148,9 @@ class _Comparison:
     def _node_phrases(self, before: ir.Node, after: ir.Node) -> Iterator[str]:
         if before.overload != after.overload:
             yield f"overload {quoted(before.overload)} > {quoted(after.overload)}"
-        if before.attributes or after.attributes:
+        if not self._alike(before, after):
             yield from self._attribute_phrases(before, after)
+        yield from self._body_phrases(before, after)
         for index, (a, b) in enumerate(zip_longest(before.inputs, after.inputs)):
             phrase = self._input_phrase(a, b, before, after)
             if phrase:
@@ -159,17 +165,22 @@ class _Comparison:
             a, b = before.attributes.get(name), after.attributes.get(name)
             if a is None or b is None or key(a) != key(b):
                 yield f"attribute {name} {change(attribute_text(a), attribute_text(b))}"
-        others = dict(subgraphs(after))
-        for name, graph in subgraphs(before):
-            if name in others:
-                yield from (f"attribute {name}: {text}" for text in self._body_phrases(graph, others[name]))
 
-    def _body_phrases(self, before: ir.Graph, after: ir.Graph) -> Iterator[str]:
-        for kind in ("inputs", "outputs"):
-            counts = len(getattr(before, kind)), len(getattr(after, kind))
-            if counts[0] != counts[1]:
-                yield f"{kind} {counts[0]} > {counts[1]}"
-        yield from self._output_phrases(before, after)
+    def _alike(self, before: ir.Node, after: ir.Node) -> bool:
+        """Whether operator, attributes and constant inputs are equal."""
+        return self._sides[0].local[before] == self._sides[1].local[after]
+
+    def _body_phrases(self, before: ir.Node, after: ir.Node) -> Iterator[str]:
+        others = dict(self._sides[1].bodies.get(after, ()))
+        for name, graph in self._sides[0].bodies.get(before, ()):
+            if name not in others:
+                continue
+            for kind in ("inputs", "outputs"):
+                counts = len(getattr(graph, kind)), len(getattr(others[name], kind))
+                if counts[0] != counts[1]:
+                    yield f"attribute {name}: {kind} {counts[0]} > {counts[1]}"
+            for phrase in self._output_phrases(graph, others[name]):
+                yield f"attribute {name}: {phrase}"
 
     def _output_phrases(self, before: ir.Graph, after: ir.Graph) -> Iterator[str]:
         pairs = list(zip(before.outputs, after.outputs, strict=False))
@@ -300,7 +311,3 @@ def _origin(value: ir.Value) -> str:
 
 def _located(path: str, name: str) -> str:
     return f"{path}::{name}" if path else name
-
-
-def _sequence(values: Sequence[ir.Value]) -> list[ir.Value]:
-    return list(values)

@@ -30,6 +30,11 @@ def opset(node: ir.Node, domain: str = "") -> int:
     return 0 if version is None else version
 
 
+def in_function(node: ir.Node) -> bool:
+    """Whether ``node`` stands directly in the body of a function, where there are no initializers."""
+    return scope_of(node.graph).is_body
+
+
 def is_op(node: ir.Node | None, *op_types: str, domain: str = "") -> bool:
     """Whether ``node`` is there and is one of these operators."""
     return node is not None and node.domain == domain and node.op_type in op_types

@@ -107,6 +107,7 @@ class Side:
         local, forward, backward: The numbers of the nodes, of those graphs that were read.
         constants: The content of initializers and of the outputs of ``Constant`` nodes.
         weighted: The nodes with a constant input.
+        bodies: The subgraphs of the nodes that have any, each with its attribute.
     """
 
     def __init__(self, ids: Ids, contents: Contents) -> None:
@@ -118,6 +119,7 @@ class Side:
         self.backward: dict[ir.Node, int] = {}
         self.constants: dict[ir.Value, int] = {}
         self.weighted: set[ir.Node] = set()
+        self.bodies: dict[ir.Node, tuple[tuple[str, ir.Graph], ...]] = {}
         self._tokens: dict[ir.Value, int] = {}
         self._outer: dict[ir.Graph, ir.Graph] = {}
         self._names: dict[ir.Graph, dict[str, ir.Value]] = {}
@@ -166,7 +168,9 @@ class Side:
                     for value in node.inputs
                 ]
             )
-            inner = tuple([self._graph_token(name, g, graph, depth + 1) for name, g in subgraphs(node)])
+            inner: tuple[int, ...] = ()
+            if node in self.bodies:
+                inner = tuple([self._body_token(n, g, graph, depth + 1) for n, g in self.bodies[node]])
             forward = self.forward[node] = ids(("forward", local, inputs, inner))
             for index, value in enumerate(node.outputs):
                 tokens[value] = ids(("output", forward, index)) if index else forward
@@ -177,12 +181,15 @@ class Side:
             tensor = constant_tensor(node.outputs[0])
             if tensor is not None:
                 constants[node.outputs[0]] = self._contents(tensor)
-        inputs = [ids.absent if value is None else constants.get(value, ids.variable) for value in node.inputs]
-        while inputs and inputs[-1] == ids.absent:
+        absent, variable = ids.absent, ids.variable
+        inputs = [absent if value is None else constants.get(value, variable) for value in node.inputs]
+        while inputs and inputs[-1] == absent:
             inputs.pop()
-        if any(token not in (ids.absent, ids.variable) for token in inputs):
+        if inputs and max(inputs) > max(absent, variable):
             self.weighted.add(node)
-        attributes = tuple(sorted(self.attribute_key(attr) for attr in node.attributes.values()))
+        attributes: tuple[tuple[str, int], ...] = ()
+        if node.attributes:
+            attributes = tuple(sorted([self.attribute_key(attr) for attr in node.attributes.values()]))
         return ids(("local", op_of(node), node.overload, attributes, tuple(inputs)))
 
     def attribute_key(self, attr: ir.Attr) -> tuple[str, int]:
@@ -216,7 +223,7 @@ class Side:
         constant = self.constants.get(value)
         return self._tokens.get(value, self._ids.variable) if constant is None else constant
 
-    def _graph_token(self, name: str, graph: ir.Graph, outer: ir.Graph, depth: int) -> int:
+    def _body_token(self, name: str, graph: ir.Graph, outer: ir.Graph, depth: int) -> int:
         self._outer[graph] = outer
         ids = self._ids
         for index, value in enumerate(graph.inputs):
@@ -229,59 +236,56 @@ class Side:
         users: dict[ir.Value, list[tuple[int, int]]] = {}
         ids = self._ids
         for node in reversed(self.nodes[graph]):
-            ahead = tuple([(outputs.get(v, ()), tuple(sorted(users.get(v, ())))) for v in node.outputs])
+            ahead = tuple([(outputs.get(v, ()), _ordered(users.get(v, ()))) for v in node.outputs])
             backward = self.backward[node] = ids(("backward", self.local[node], ahead))
             for index, value in enumerate(node.inputs):
                 if value is not None and value not in self.constants:
                     users.setdefault(value, []).append((backward, index))
-            for value in self.captures(node):
-                users.setdefault(value, []).append((backward, -1))
+            if node in self.bodies:
+                for value in self._captured(node):
+                    users.setdefault(value, []).append((backward, -1))
 
-    def captures(self, node: ir.Node) -> tuple[ir.Value, ...]:
-        """The values of the node's own graph that its subgraphs use and that a node computes."""
-        if not node.attributes:
-            return ()
-        found = self._captures.get(node)
-        if found is None:
-            stack = [graph for _, graph in subgraphs(node)]
-            if not stack:
-                return ()
-            assert isinstance(node.graph, ir.Graph)
-            for graph in stack:
-                self._outer[graph] = node.graph
-            found = self._captures[node] = tuple(self._captured(stack, node.graph))
-        return found
+    def _captured(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """The values that a node of its own graph computes and that its subgraphs use."""
+        known = self._captures.get(node)
+        if known is None:
+            known = self._captures[node] = tuple(self._find_captured(node))
+        return known
 
-    def _captured(self, stack: list[ir.Graph], home: ir.Graph) -> dict[ir.Value, None]:
+    def _find_captured(self, node: ir.Node) -> dict[ir.Value, None]:
+        home = node.graph
+        assert isinstance(home, ir.Graph)
         found: dict[ir.Value, None] = {}
+        stack = [(graph, home) for _, graph in self.bodies[node]]
         while stack:
-            graph = stack.pop()
+            graph, outer = stack.pop()
+            self._outer[graph] = outer
             used: list[ir.Value | None] = list(graph.outputs)
-            for node in graph:
-                used.extend(node.inputs)
-                for _, inner in subgraphs(node):
-                    self._outer[inner] = graph
-                    stack.append(inner)
+            for inner in graph:
+                used.extend(inner.inputs)
+                if inner.attributes:
+                    stack.extend((body, graph) for _, body in subgraphs(inner))
             for value in used:
-                if value is None:
-                    continue
-                value = self.resolve(value, graph)
-                producer = value.producer()
-                if producer is not None and producer.graph is home:
+                value = value and self.resolve(value, graph)
+                producer = value and value.producer()
+                if value is not None and producer is not None and producer.graph is home:
                     found[value] = None
         return found
 
     def _sorted(self, graph: ir.Graph) -> list[ir.Node]:
         nodes = list(graph)
+        for node in nodes:
+            if node.attributes and (bodies := tuple(subgraphs(node))):
+                self.bodies[node] = bodies
         done: set[ir.Node] = set()
         for node in nodes:
-            if any(producer not in done for producer in self._producers(node)):
+            if not done.issuperset(self._producers(node)):
                 return self._sort(nodes)
             done.add(node)
         return nodes
 
     def _producers(self, node: ir.Node) -> list[ir.Node]:
-        values = (*node.inputs, *self.captures(node))
+        values = (*node.inputs, *self._captured(node)) if node in self.bodies else node.inputs
         producers = [value.producer() for value in values if value is not None]
         return [p for p in producers if p is not None and p.graph is node.graph]
 
@@ -301,3 +305,7 @@ class Side:
                     entered.add(fresh)
                     stack.append((fresh, iter(self._producers(fresh))))
         return ordered
+
+
+def _ordered(users: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    return tuple(users) if len(users) < 2 else tuple(sorted(users))

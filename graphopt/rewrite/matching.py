@@ -72,6 +72,22 @@ class Matcher:
         Args:
             ports: Corresponding inputs (True) and outputs (False) of the graphs.
         """
+        self._join_unchanged()
+        if all(self._free()):
+            self._join_changed(ports)
+
+    def _join_unchanged(self) -> None:
+        """Join the nodes of which nothing differs, upstream or downstream, not even the name."""
+        before, after = self._sides
+        namesakes = {value.name: node for node in self._nodes[1] for value in node.outputs[:1] if value.name}
+        for a in self._nodes[0]:
+            b = namesakes.get(a.outputs[0].name) if a.outputs else None
+            if b is not None and before.forward[a] == after.forward[b]:
+                if before.backward[a] == after.backward[b]:
+                    self._partners.join(a, b)
+                    self._partners.confirmed += 1
+
+    def _join_changed(self, ports: Sequence[tuple[ir.Value, ir.Value, bool]]) -> None:
         strong = self._strong_pairs()
         names = [self._named(_by_output), self._named(_by_name)]
         self._weigh_names(strong, names[0])
@@ -81,7 +97,7 @@ class Matcher:
         if not self._partners.names_lie:
             for named in names:
                 self._join(p for p in named.items() if p[0] not in claimed[0] and p[1] not in claimed[1])
-        forward, backward, local = self._keys()
+        forward, backward, _ = self._keys()
         self._join_buckets(forward, backward)
         self._join_buckets(backward, forward)
         self._join(strong[-1].items())
@@ -110,19 +126,22 @@ class Matcher:
 
     def _strong_pairs(self) -> list[dict[ir.Node, ir.Node]]:
         forward, backward, local = self._keys()
-        weighted = [[n for n in ns if n in s.weighted] for ns, s in zip(self._nodes, self._sides, strict=True)]
+        free = self._free()
+        weighted = [[n for n in nodes if n in s.weighted] for nodes, s in zip(free, self._sides, strict=True)]
         return [
-            dict(_unique_pairs(*self._nodes, forward)),
-            dict(_unique_pairs(*self._nodes, backward)),
+            dict(_unique_pairs(*free, forward)),
+            dict(_unique_pairs(*free, backward)),
             dict(_unique_pairs(*weighted, local)),
         ]
 
     def _named(self, key: Key) -> dict[ir.Node, ir.Node]:
-        return dict(_unique_pairs(*self._nodes, (key, key)))
+        return dict(_unique_pairs(*self._free(), (key, key)))
 
-    def _weigh_names(self, strong: Sequence[Mapping[ir.Node, ir.Node]], named: Mapping[ir.Node, ir.Node]) -> None:
+    def _weigh_names(
+        self, strong: Sequence[Mapping[ir.Node, ir.Node]], named: Mapping[ir.Node, ir.Node]
+    ) -> None:
         owners = {b: a for a, b in named.items()}
-        for node in self._nodes[0]:
+        for node in self._free()[0]:
             found = [pairs[node] for pairs in strong if node in pairs]
             if not found:
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_CLEAN = "eliminate-identity,eliminate-noop,eliminate-transpose,common-subexpression"
+_CLEAN = "lift-constants,eliminate-identity,eliminate-noop,eliminate-transpose,common-subexpression"
 _EXACT = f"fixpoint({_CLEAN}),eliminate-dead"
 
 EXACT = _EXACT

@@ -1,0 +1,59 @@
+"""``graphopt check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import options as o
+
+
+def check(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The model that is right.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The model to check against it.")],
+    inputs: o.Inputs = None,
+    dim: o.Dims = None,
+    seed: o.Seed = None,
+    samples: o.Samples = None,
+    atol: o.Atol = None,
+    rtol: o.Rtol = None,
+    provider: o.Provider = None,
+    threads: o.Threads = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> int:
+    """Check model B against model A: signature, numerics, and as loaded.
+
+    Example: graphopt check yolov8n.onnx fast.onnx
+    """
+    import dataclasses
+
+    import msgspec
+
+    from graphopt.api import check as check_models
+    from graphopt.cli.output import show, show_json
+    from graphopt.numerics.reference import CheckOptions
+    from graphopt.record.terminal import check_report
+
+    said = {
+        "inputs": tuple(inputs or ()) or None,
+        "dims": o.sizes(dim) or None,
+        "seed": seed,
+        "samples": samples,
+        "atol": o.tolerances(atol, "--atol"),
+        "rtol": o.tolerances(rtol, "--rtol"),
+        "provider": provider,
+        "threads": threads,
+    }
+    report = check_models(
+        a, b, dataclasses.replace(CheckOptions(), **{k: v for k, v in said.items() if v is not None})
+    )
+    if json:
+        show_json(msgspec.to_builtins(dataclasses.asdict(report)))
+    elif not quiet:
+        show(check_report(report))
+    if report.verdict in ("broken", "does not run"):
+        return 1
+    return 4 if report.verdict in ("undecided", "not checked") else 0

@@ -1,0 +1,125 @@
+"""What ``graphopt doctor`` looks at."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from graphopt import __version__
+from graphopt.errors import GraphoptError
+
+_CORE = (
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnx-graphsurgeon",
+    "onnxsim",
+    "numpy",
+    "msgspec",
+    "rich",
+    "typer",
+)
+_EXTRAS = {
+    "yolo": ("ultralytics", "torch"),
+    "peers": ("onnxslim", "onnxoptimizer", "onnxscript"),
+    "view": ("netron",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; ``optional`` where graphopt works without it."""
+
+    name: str
+    ok: bool
+    detail: str
+    optional: bool = False
+
+
+def examine() -> list[Finding]:
+    """Look at the installation and try its parts."""
+    return [
+        Finding("graphopt", True, f"{__version__} on Python {platform.python_version()}"),
+        *_versions(),
+        _try("worker process", _worker),
+        _try("session", _session),
+        _try("onnxsim", _onnxsim),
+        _try("passes", _passes),
+        _cache(),
+    ]
+
+
+def _versions() -> Iterator[Finding]:
+    for name in _CORE:
+        yield _version(name, optional=False)
+    for extra, names in _EXTRAS.items():
+        for name in names:
+            found = _version(name, optional=True)
+            hint = "" if found.ok else f": pip install 'graphopt[{extra}]'"
+            yield Finding(found.name, found.ok, f"{found.detail}{hint}", optional=True)
+
+
+def _version(name: str, *, optional: bool) -> Finding:
+    try:
+        return Finding(name, True, importlib.metadata.version(name), optional)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, False, "not installed", optional)
+
+
+def _try(name: str, action: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, action())
+    except GraphoptError as error:
+        return Finding(name, False, str(error))
+
+
+def _worker() -> str:
+    from graphopt.pipeline.worker import Worker
+
+    with Worker() as worker:
+        reply = worker.call("os:getpid", timeout=30)
+    if reply.status != "ok":
+        raise GraphoptError(f"a call {reply.error or reply.status}")
+    return "starts and answers"
+
+
+def _tiny() -> str:
+    return '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
+
+
+def _session() -> str:
+    import onnx
+    import onnxruntime as ort
+
+    model = onnx.parser.parse_model(_tiny())
+    ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return f"runs; providers {', '.join(ort.get_available_providers())}"
+
+
+def _onnxsim() -> str:
+    import onnx
+
+    import graphopt
+
+    result = graphopt.run(onnx.parser.parse_model(_tiny()), "onnxsim", check="off", cache=False)
+    return f"simplifies a model of {result.model.node_count()} node"
+
+
+def _passes() -> str:
+    from graphopt.pipeline.registry import Registry
+
+    registry = Registry.load()
+    found = registry.load_all()
+    if registry.problems:
+        raise GraphoptError(registry.problems[0].message)
+    return f"{len(found)} passes, {len(registry.pipelines())} pipelines"
+
+
+def _cache() -> Finding:
+    from graphopt.pipeline.cache import DiskCache
+
+    cache = DiskCache()
+    return Finding("cache", True, cache.describe())

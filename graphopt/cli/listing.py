@@ -1,0 +1,64 @@
+"""How passes and pipelines are listed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.pipeline.describe import describe
+from graphopt.pipeline.registry import Registry
+from graphopt.pipeline.spec import Pipeline
+
+
+def listing(registry: Registry) -> tuple[Any, RenderableType]:
+    """All passes and pipelines, as data and as text."""
+    classes = registry.load_all()
+    table = _grid("pass", "numerics", "what it does", "from")
+    data: list[dict[str, Any]] = []
+    for name, cls in sorted(classes.items()):
+        doc = describe(cls)
+        owner = registry.owner(name)
+        table.add_row(name, cls.numerics.value, doc.summary, owner)
+        data.append({"name": name, "numerics": cls.numerics.value, "summary": doc.summary, "owner": owner})
+    pipelines = _grid("pipeline", "passes")
+    named = {entry.name: str(Pipeline(entry.name, registry)) for entry in registry.pipelines()}
+    for name, text in sorted(named.items()):
+        pipelines.add_row(name, text)
+    problems = [Text(f"problem: {problem.message}", style="red") for problem in registry.problems]
+    content = {
+        "passes": data,
+        "pipelines": named,
+        "problems": [dataclasses.asdict(problem) for problem in registry.problems],
+    }
+    return content, Group(table, Text(), pipelines, *problems)
+
+
+def one(registry: Registry, name: str) -> tuple[Any, RenderableType]:
+    """One pass or pipeline in full, as data and as text."""
+    if registry.is_pipeline(name):
+        text = str(Pipeline(name, registry))
+        return {"name": name, "pipeline": text}, Text(f"{name}: {text}")
+    doc = describe(registry.get(name))
+    head = Text(doc.name, style="bold")
+    head.append(f"  {registry.owner(name)}\n", style="not bold dim")
+    parts: list[RenderableType] = [head, Text(doc.summary), Text()]
+    parts.append(Text(f"{doc.kind} · {doc.numerics} · opset {doc.min_opset} and up"))
+    for title, body in doc.sections:
+        parts.extend((Text(f"\n{title}", style="bold"), Text(body)))
+    if doc.options:
+        table = _grid("option", "type", "default", "meaning")
+        for option in doc.options:
+            table.add_row(option.name, option.type, option.default, option.doc)
+        parts.extend((Text(), table))
+    return dataclasses.asdict(doc), Group(*parts)
+
+
+def _grid(*titles: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table

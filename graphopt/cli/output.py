@@ -1,0 +1,124 @@
+"""What several commands print and write."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import Progress as RichProgress
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from graphopt.errors import BadInput
+from graphopt.model import Model
+from graphopt.pipeline.instrument import PassEvent
+from graphopt.record.data import CheckEntry, Record, to_json
+from graphopt.record.terminal import render
+from graphopt.rewrite.passes import Pass
+
+_PLAIN_WIDTH = 100
+
+
+def console() -> Console:
+    """Standard output: in colour on a terminal, plain and of fixed width when piped."""
+    if sys.stdout.isatty():
+        return Console()
+    return Console(width=int(os.environ.get("COLUMNS", _PLAIN_WIDTH)), highlight=False)
+
+
+def show(content: RenderableType) -> None:
+    """Print to standard output."""
+    console().print(content, highlight=False)
+
+
+def show_json(content: Any) -> None:
+    """Print data as JSON."""
+    sys.stdout.write(jsonlib.dumps(content, indent=2, default=str) + "\n")
+
+
+def print_record(record: Record, *, json: bool, quiet: bool, show_all: bool = False) -> None:
+    """Print a run as a table or as JSON."""
+    if json:
+        sys.stdout.buffer.write(to_json(record) + b"\n")
+    elif not quiet:
+        show(render(record, show_all=show_all))
+
+
+def write_record(path: Path | None, record: Record) -> None:
+    """Write a record to a file, all of it or nothing.
+
+    Raises:
+        BadInput: The file cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(to_json(record) + b"\n")
+        os.replace(name, path)
+    except OSError as error:
+        raise BadInput(f"Cannot write the record {path}: {error.strerror}.") from error
+
+
+def default_output(model: Path) -> Path:
+    """Where the result of a model goes: STEM.opt.onnx beside it."""
+    return model.with_name(f"{model.stem}.opt.onnx")
+
+
+def exported(model: Path, *, quiet: bool) -> Path:
+    """The .onnx file of a model; a .pt or .yaml is exported first, to STEM.onnx beside it.
+
+    Raises:
+        BadInput: There is no such file, or it does not export.
+    """
+    if model.suffix not in (".pt", ".yaml", ".yml"):
+        return model
+    from graphopt.export import export
+
+    target = model.with_suffix(".onnx")
+    done = export(model, target, {})
+    if not quiet:
+        sys.stderr.write(f"exported {done.path} from {done.origin}\n")
+    return done.path
+
+
+class Progress:
+    """Shows on stderr which pass runs, if that is a terminal; an instrument of the run."""
+
+    def __init__(self, *, off: bool) -> None:
+        self._bar = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=off or not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("loading", total=None)
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def start(self, source: Model, steps: Sequence[Pass]) -> None:
+        """The reference is computed next."""
+        self._bar.update(self._task, description="finding feeds and computing the reference")
+
+    def before_pass(self, instance: str, step: Pass) -> None:
+        """Show the pass."""
+        self._bar.update(self._task, description=f"{instance}")
+
+    def after_pass(self, event: PassEvent) -> CheckEntry | None:
+        """Show that it is being checked."""
+        if event.changed:
+            self._bar.update(self._task, description=f"{event.instance}: checking")
+        return None

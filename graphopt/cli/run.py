@@ -1,0 +1,106 @@
+"""``graphopt run``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from graphopt.cli import options as o
+
+_PARTIAL, _UNDECIDED, _FAILED = 3, 4, 1
+
+
+def run(
+    model: o.Model,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT", help="The file to write; MODEL.opt.onnx if left out."),
+    ] = None,
+    pipeline: o.PipelineText = None,
+    plugin: o.Plugins = None,
+    skip: o.Skips = None,
+    setting: o.Settings = None,
+    check: Annotated[
+        Literal["pass", "off"] | None, typer.Option("--check", help="When to check the numerics [pass].")
+    ] = None,
+    on_failure: Annotated[
+        Literal["stop", "rollback"] | None,
+        typer.Option("--on-failure", help="What to do when a pass breaks the model [stop]."),
+    ] = None,
+    inputs: o.Inputs = None,
+    dim: o.Dims = None,
+    seed: o.Seed = None,
+    samples: o.Samples = None,
+    atol: o.Atol = None,
+    rtol: o.Rtol = None,
+    provider: o.Provider = None,
+    threads: o.Threads = None,
+    timeout: o.Timeout = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="FILE.json", help="Write what was done and measured."),
+    ] = None,
+    json: o.Json = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write the model.")] = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Show the passes that changed nothing, too.")
+    ] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every tool anew.")] = False,
+    quiet: o.Quiet = False,
+) -> int:
+    """Run a pipeline over a model, check it after every pass and as loaded, and write it.
+
+    Example: graphopt run yolov8n.onnx -o fast.onnx --pipeline default
+    """
+    from graphopt.api import CheckFailed
+    from graphopt.api import run as run_pipeline
+    from graphopt.cli.output import Progress, default_output, exported, print_record, write_record
+    from graphopt.pipeline.spec import parse_settings
+    from graphopt.storage import check_target
+
+    source = exported(model, quiet=quiet or json)
+    target = output or default_output(model)
+    if not dry_run:
+        check_target(target, {source.resolve()})
+    with Progress(off=quiet or json) as progress:
+        try:
+            result = run_pipeline(
+                source,
+                pipeline or "default",
+                plugins=plugin or (),
+                skip=skip or (),
+                options=parse_settings(setting or ()),
+                check=check,
+                on_failure=on_failure,
+                inputs=inputs or (),
+                dims=o.sizes(dim),
+                seed=seed,
+                samples=samples,
+                atol=o.tolerances(atol, "--atol"),
+                rtol=o.tolerances(rtol, "--rtol"),
+                provider=provider,
+                threads=threads,
+                timeout=timeout,
+                cache=not no_cache,
+                instruments=[progress],
+            )
+            if not dry_run:
+                result.save(target)
+            failed = None
+        except CheckFailed as error:
+            result, failed = error.result, error
+    write_record(record, result.record)
+    print_record(result.record, json=json, quiet=quiet, show_all=show_all)
+    if failed is not None:
+        sys.stderr.write(f"graphopt: {failed}\n")
+        if failed.pass_name:
+            sys.stderr.write(
+                f"nothing was written; to go on without it: graphopt run {model} --skip {failed.pass_name}\n"
+            )
+        return _FAILED
+    if result.dropped:
+        return _PARTIAL
+    return _UNDECIDED if result.verdict == "undecided" else 0
