@@ -19,7 +19,7 @@ def export(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write [STEM.onnx].")
+        Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write (default: STEM.onnx).")
     ] = None,
     quiet: o.Quiet = False,
 ) -> int:

@@ -41,23 +41,23 @@ Dims = Annotated[
     list[str] | None,
     typer.Option("--dim", metavar="NAME=N", help="Size of a symbolic dim in the feeds. Repeatable."),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Where the feeds start from [0].")]
-Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many feeds to draw [6].")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Where the feeds start from (default: 0).")]
+Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many feeds to draw (default: 6).")]
 Atol = Annotated[
     list[str] | None,
     typer.Option(
-        "--atol", metavar="[OUTPUT=]X", help="Absolute tolerance, a share of the slice's scale [1e-5]."
+        "--atol", metavar="[OUTPUT=]X", help="Absolute tolerance, a share of the slice's scale (default: 1e-5)."
     ),
 ]
 Rtol = Annotated[
-    list[str] | None, typer.Option("--rtol", metavar="[OUTPUT=]X", help="Relative tolerance [1e-4].")
+    list[str] | None, typer.Option("--rtol", metavar="[OUTPUT=]X", help="Relative tolerance (default: 1e-4).")
 ]
 Provider = Annotated[
     str, typer.Option("--provider", metavar="NAME", help="ONNX Runtime's execution provider.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of a session.")]
 Timeout = Annotated[
-    float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time of a pass [600].")
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time of a pass (default: 600).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]

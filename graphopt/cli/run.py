@@ -24,11 +24,11 @@ def run(
     skip: o.Skips = None,
     setting: o.Settings = None,
     check: Annotated[
-        Literal["pass", "off"] | None, typer.Option("--check", help="When to check the numerics [pass].")
+        Literal["pass", "off"] | None, typer.Option("--check", help="When to check the numerics (default: pass).")
     ] = None,
     on_failure: Annotated[
         Literal["stop", "rollback"] | None,
-        typer.Option("--on-failure", help="What to do when a pass breaks the model [stop]."),
+        typer.Option("--on-failure", help="What to do when a pass breaks the model (default: stop)."),
     ] = None,
     inputs: o.Inputs = None,
     dim: o.Dims = None,

@@ -172,9 +172,26 @@ class _Search:
     def _domain(self, spec: ValueSpec) -> Domain:
         return self.domains.get(spec.name, Domain())
 
-    def make(self, index: int, sizes: Sizes, distribution: Distribution, *, full: bool) -> FeedSet:
+    def make(
+        self,
+        index: int,
+        sizes: Sizes,
+        distribution: Distribution,
+        *,
+        full: bool,
+        stream: int | None = None,
+    ) -> FeedSet:
         span = max((size for name, size in sizes.items() if self._is_span(name)), default=1)
-        recipe = Recipe(distribution, self.seed, index, span, full, self.floor, self.ceiling)
+        recipe = Recipe(
+            distribution,
+            self.seed,
+            index,
+            index if stream is None else stream,
+            span,
+            full,
+            self.floor,
+            self.ceiling,
+        )
         arrays = {
             spec.name: draw(spec, self._domain(spec), self.shapes[spec.name].at(sizes), recipe)
             for spec in self.specs
@@ -310,15 +327,23 @@ class _Search:
         trial = self._run(made)
         if not trial.error and trial.finite == 1.0:
             return made
-        milder = self.make(index, sizes, "mild", full=True)
-        second = self._run(milder)
-        if not second.error and (trial.error or second.finite > trial.finite):
-            why = trial.error or "its outputs are not finite"
-            self.notes.append(f"Feed {index} is mild in place of {distribution}: {why}")
-            return milder
+        # It may be the integers, so first those that are known to run; then floats that few ops mind.
+        milder = self.make(index, sizes, "mild", full=True, stream=0)
+        others = (
+            [milder]
+            if not trial.error
+            else [self.make(index, sizes, distribution, full=True, stream=0), milder]
+        )
+        for other in others:
+            second = self._run(other)
+            if second.error or (not trial.error and second.finite <= trial.finite):
+                continue
+            why = trial.error or "its outputs are not finite."
+            self.notes.append(f"Feed {made.name} is {other.name} instead: {why}")
+            return other
         if not trial.error:
             return made
-        self.notes.append(f"Feed {index} was left out: {trial.error}")
+        self.notes.append(f"Feed {made.name} was left out: {trial.error}")
         return None
 
     def _run(self, made: FeedSet) -> Trial:

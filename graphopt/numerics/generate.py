@@ -33,6 +33,7 @@ class Recipe:
         distribution: What free floats follow.
         seed: The seed of the set; each input has its own stream of it.
         index: The number of the set.
+        stream: The number of the set whose integers, texts and masks it has.
         span: The length that length-like inputs may reach.
         full: Whether masks are all ones and lengths full.
         floor: The smallest integer that unbounded integer inputs take.
@@ -42,6 +43,7 @@ class Recipe:
     distribution: Distribution
     seed: int
     index: int
+    stream: int = 0
     span: int = 1
     full: bool = False
     floor: int = 0
@@ -60,7 +62,9 @@ def draw(spec: ValueSpec, domain: Domain, shape: tuple[int, ...], recipe: Recipe
     Raises:
         BadInput: There is no way to feed an input of this type.
     """
-    rng = np.random.default_rng([recipe.seed, recipe.index, zlib.crc32(spec.name.encode())])
+    free = "float" in spec.elem or spec.elem == "double"
+    number = recipe.index if free and domain.role == "number" else recipe.stream
+    rng = np.random.default_rng([recipe.seed, number, zlib.crc32(spec.name.encode())])
     if spec.kind == "map":
         return _draw_map(spec, domain, rng)
     if spec.kind == "sequence":

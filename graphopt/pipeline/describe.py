@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from graphopt.pipeline.grammar import render
 from graphopt.pipeline.options import options_of, type_text
 from graphopt.pipeline.registry import Entry, Registry
-from graphopt.pipeline.spec import Pipeline
+from graphopt.pipeline.spec import Pipeline, load_pipelines
 from graphopt.rewrite.passes import Numerics, OpaquePass, Pass, RewritePass, SurgeonPass
 
 _SECTION = re.compile(r"^(?P<title>[A-Z][^:]*):$")
@@ -146,17 +146,14 @@ def _joined(text: str) -> str:
 def render_reference(registry: Registry) -> str:
     """The reference of all passes and pipelines, as Markdown.
 
-    Passes that do not load are left out: the caller looks at ``registry.problems`` afterwards.
-
-    Raises:
-        GraphoptError: A named pipeline is wrong.
+    What does not load is left out: the caller looks at ``registry.problems`` afterwards.
     """
-    classes = registry.load_all()
-    owners = {entry.name: _package(entry) for entry in registry.passes()}
+    classes, pipelines = registry.load_all(), load_pipelines(registry)
+    owners = {entry.name: _package(entry) for entry in (*registry.passes(), *registry.pipelines())}
     parts = ["# Passes", _table(classes.values())]
     parts += [_pass_section(describe(cls), owners[name]) for name, cls in sorted(classes.items())]
     parts.append("# Pipelines")
-    parts += [_pipeline_section(entry, registry) for entry in registry.pipelines()]
+    parts += [_pipeline_section(name, found, owners[name]) for name, found in sorted(pipelines.items())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -190,13 +187,9 @@ def _pass_section(doc: PassDoc, owner: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _pipeline_section(entry: Entry, registry: Registry) -> str:
-    pipeline = Pipeline([entry.name], registry)
-    return f"## {entry.name}\n\nFrom {_package(entry)}.\n\n```\n{_wrapped(pipeline)}\n```"
-
-
-def _wrapped(pipeline: Pipeline) -> str:
-    return ",\n".join(map(str, pipeline.items))
+def _pipeline_section(name: str, pipeline: Pipeline, owner: str) -> str:
+    text = ",\n".join(map(str, pipeline.items))
+    return f"## {name}\n\nFrom {owner}.\n\n```\n{text}\n```"
 
 
 def _cell(text: str) -> str:

@@ -222,9 +222,13 @@ class Registry:
             )
             raise self._break(entry.name, message) from error
 
-    def _break(self, name: str, message: str) -> PluginError:
+    def note(self, name: str, message: str) -> None:
+        """Add a problem; what has this name cannot be used any more."""
         self._broken[name] = message
         self._entries.pop(name, None)
+
+    def _break(self, name: str, message: str) -> PluginError:
+        self.note(name, message)
         return PluginError(message, pass_name=name)
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from graphopt.errors import PipelineError
+from graphopt.errors import GraphoptError, PipelineError
 from graphopt.pipeline.grammar import Call, Scalar, Text, parse_pipeline, parse_value
 from graphopt.pipeline.grammar import looks_shell_split as looks_shell_split
 from graphopt.pipeline.names import did_you_mean, one_of
 from graphopt.pipeline.options import Option
-from graphopt.pipeline.registry import Registry
+from graphopt.pipeline.registry import Entry, Registry
 from graphopt.pipeline.tree import (
     FIXPOINT,
     MAX_ROUNDS,
@@ -142,6 +142,24 @@ class Pipeline:
             for item in self.items
         ]
         return Pipeline(changed)
+
+
+def load_pipelines(registry: Registry) -> dict[str, Pipeline]:
+    """Every named pipeline, by name; those that are broken are added to the registry's problems."""
+    found: dict[str, Pipeline] = {}
+    for entry in registry.pipelines():
+        pipeline = _loaded(entry, registry)
+        if pipeline is not None:
+            found[entry.name] = pipeline
+    return found
+
+
+def _loaded(entry: Entry, registry: Registry) -> Pipeline | None:
+    try:
+        return Pipeline(entry.name, registry)
+    except GraphoptError as error:
+        registry.note(entry.name, f"Pipeline '{entry.name}' of {entry.owner} cannot be used: {error}")
+        return None
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, str]:

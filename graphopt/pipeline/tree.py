@@ -111,7 +111,7 @@ def made(cls: type[Pass], options: Mapping[str, Any]) -> Pass:
         raise
     except Exception as error:
         changed = render_options(options)
-        raise PipelineError(f"Pass '{cls.name}' refuses the options {changed}: {error}") from error
+        raise PipelineError(f"Pass '{cls.name}' refuses the options {changed}: {str(error).rstrip('.')}.") from error
 
 
 def find_option(cls: type[Pass], name: str, what: str) -> Option:

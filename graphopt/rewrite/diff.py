@@ -94,20 +94,24 @@ class _Comparison:
 
     def _match(self) -> None:
         before, after = self._models
-        pairs = [(before.graph, after.graph)]
-        pairs += [
-            (f.graph, after.functions[k].graph) for k, f in before.functions.items() if k in after.functions
-        ]
+        pairs = [((before.graph, after.graph), (before.opset_imports, after.opset_imports))]
+        for key, old in before.functions.items():
+            if key in after.functions:
+                new = after.functions[key]
+                pairs.append(((old.graph, new.graph), (old.opset_imports, new.opset_imports)))
         pairs.reverse()
         while pairs:
-            graphs = pairs.pop()
-            self._match_graphs(*graphs)
+            graphs, opsets = pairs.pop()
+            self._match_graphs(graphs, opsets)
             inner = list(self._inner_pairs(graphs[0]))
             if inner:
                 self._share_tokens(graphs[0])
-            pairs.extend(reversed(inner))
+            pairs.extend((bodies, opsets) for bodies in reversed(inner))
 
-    def _match_graphs(self, before: ir.Graph, after: ir.Graph) -> None:
+    def _match_graphs(
+        self, graphs: tuple[ir.Graph, ir.Graph], opsets: tuple[Mapping[str, int], Mapping[str, int]]
+    ) -> None:
+        before, after = graphs
         self._graphs[before] = after
         inputs = list(zip(before.inputs, after.inputs, strict=False))
         outputs = list(zip(before.outputs, after.outputs, strict=False))
@@ -116,14 +120,14 @@ class _Comparison:
             outputs = pair_by_name(before.outputs, after.outputs)[0]
         self._inputs.update(inputs)
         tokens = [self._ids(("port", before, index)) for index in range(len(inputs) + len(outputs))]
-        for side, graph in enumerate((before, after)):
+        for side, graph in enumerate(graphs):
             own_inputs = {pair[side]: token for pair, token in zip(inputs, tokens, strict=False)}
             own_outputs: dict[ir.Value, tuple[int, ...]] = {}
             for pair, token in zip(outputs, tokens[len(inputs) :], strict=True):
                 own_outputs[pair[side]] = (*own_outputs.get(pair[side], ()), token)
-            self._sides[side].read(graph, Ports(own_inputs, own_outputs))
+            self._sides[side].read(graph, Ports(own_inputs, own_outputs), opsets[side])
         ports = [(a, b, True) for a, b in inputs] + [(a, b, False) for a, b in outputs]
-        Matcher(*self._sides, (before, after), self._partners).run(ports)
+        Matcher(*self._sides, graphs, self._partners).run(ports)
 
     def _inner_pairs(self, graph: ir.Graph) -> Iterator[tuple[ir.Graph, ir.Graph]]:
         bodies = [side.bodies for side in self._sides]
@@ -160,10 +164,10 @@ class _Comparison:
             yield f"outputs {counts[0]} > {counts[1]}"
 
     def _attribute_phrases(self, before: ir.Node, after: ir.Node) -> Iterator[str]:
-        key = self._sides[0].attribute_key
+        values = [dict(side.attributes.get(n, ())) for side, n in zip(self._sides, (before, after), strict=True)]
         for name in {**before.attributes, **after.attributes}:
-            a, b = before.attributes.get(name), after.attributes.get(name)
-            if a is None or b is None or key(a) != key(b):
+            if values[0].get(name) != values[1].get(name):
+                a, b = before.attributes.get(name), after.attributes.get(name)
                 yield f"attribute {name} {change(attribute_text(a), attribute_text(b))}"
 
     def _alike(self, before: ir.Node, after: ir.Node) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from graphopt.rewrite.paths import subgraphs
@@ -107,6 +108,8 @@ class Side:
         local, forward, backward: The numbers of the nodes, of those graphs that were read.
         constants: The content of initializers and of the outputs of ``Constant`` nodes.
         weighted: The nodes with a constant input.
+        attributes: The attributes that say something: their names and the numbers of their values. One
+            that spells out the default of its operator says nothing.
         bodies: The subgraphs of the nodes that have any, each with its attribute.
     """
 
@@ -119,14 +122,18 @@ class Side:
         self.backward: dict[ir.Node, int] = {}
         self.constants: dict[ir.Value, int] = {}
         self.weighted: set[ir.Node] = set()
+        self.attributes: dict[ir.Node, tuple[tuple[str, int], ...]] = {}
         self.bodies: dict[ir.Node, tuple[tuple[str, ir.Graph], ...]] = {}
         self._tokens: dict[ir.Value, int] = {}
         self._outer: dict[ir.Graph, ir.Graph] = {}
         self._names: dict[ir.Graph, dict[str, ir.Value]] = {}
         self._captures: dict[ir.Node, tuple[ir.Value, ...]] = {}
+        self._opsets: Mapping[str, int] = {}
+        self._defaults: dict[tuple[str, str, int | None], frozenset[tuple[str, int]]] = {}
 
-    def read(self, graph: ir.Graph, ports: Ports) -> None:
+    def read(self, graph: ir.Graph, ports: Ports, opsets: Mapping[str, int]) -> None:
         """Number the nodes of ``graph``, whose outer graphs were read and matched before."""
+        self._opsets = opsets
         self._tokens.update(ports.inputs)
         self._read_forward(graph, depth=0)
         self._read_backward(graph, ports.outputs)
@@ -189,11 +196,25 @@ class Side:
             self.weighted.add(node)
         attributes: tuple[tuple[str, int], ...] = ()
         if node.attributes:
-            attributes = tuple(sorted([self.attribute_key(attr) for attr in node.attributes.values()]))
+            keys = {self._attribute_key(attr) for attr in node.attributes.values()}
+            attributes = self.attributes[node] = tuple(sorted(keys - self._default_keys(node)))
         return ids(("local", op_of(node), node.overload, attributes, tuple(inputs)))
 
-    def attribute_key(self, attr: ir.Attr) -> tuple[str, int]:
-        """The name of an attribute and the number of its value. Subgraphs count as present only."""
+    def _default_keys(self, node: ir.Node) -> frozenset[tuple[str, int]]:
+        domain, op = op_of(node)
+        version = self._opsets.get(domain, self._opsets.get("ai.onnx") if not domain else None)
+        found = self._defaults.get((domain, op, version))
+        if found is None:
+            found = frozenset[tuple[str, int]]()
+            if version is not None and onnx.defs.has(op, version, domain):
+                schema = onnx.defs.get_schema(op, version, domain)
+                protos = [attr.default_value for attr in schema.attributes.values()]
+                attrs = [ir.serde.deserialize_attribute(proto) for proto in protos if proto.type]
+                found = frozenset(self._attribute_key(attr) for attr in attrs)
+            self._defaults[domain, op, version] = found
+        return found
+
+    def _attribute_key(self, attr: ir.Attr) -> tuple[str, int]:
         kind = attr.type
         value: Hashable
         if attr.is_ref():
@@ -203,7 +224,7 @@ class Side:
         elif kind == ir.AttributeType.TENSORS:
             value = tuple(self._contents(tensor) for tensor in attr.as_tensors())
         elif kind == ir.AttributeType.GRAPH:
-            value = 1
+            value = 1  # what is in it is compared node by node
         elif kind == ir.AttributeType.GRAPHS:
             value = len(attr.as_graphs())
         elif kind in (ir.AttributeType.INT, ir.AttributeType.INTS):
