@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,6 +41,10 @@ _LEAST_RATIO = 4.0
 # Tolerances never go below this many units of the coarsest precision that the values went through:
 # one rounding gives half a unit, and a short chain of them a few.
 _UNITS = 4.0
+# Where a model rounds its activations to quantization steps, one flipped step moves an output by far more
+# than rounding does, and nothing but a noise floor can tell the two apart. Errors up to this share of the
+# slice's scale, about 25 steps of 8 bits, are left open there.
+_STEPS = 0.1
 # Up to this share of mismatched elements an integer output may have come from rounding before an
 # argmax, a quantizer or a threshold.
 _FEW = 0.01
@@ -77,6 +82,7 @@ class Baseline:
         precision: The spacing at 1 of the coarsest float type inside the model, which bounds the
             default tolerances from below as an output's own type does.
         skip: Outputs that cannot be compared, with the reason.
+        quantized: Whether the model rounds activations to quantization steps.
 
     Raises:
         BadInput: A tolerance names an output that does not exist.
@@ -91,11 +97,13 @@ class Baseline:
         rtol: Tolerances = None,
         precision: float = 0.0,
         skip: Mapping[str, str] | None = None,
+        quantized: bool = False,
     ) -> None:
         self.feeds = tuple(feeds)
         self.names = tuple(outputs[0]) if outputs else ()
         self._atol, self._rtol = atol, rtol
         self._precision = precision
+        self._quantized = quantized
         self._skip = dict(skip or {})
         self._demand_names("atol", atol)
         self._demand_names("rtol", rtol)
@@ -104,7 +112,12 @@ class Baseline:
         for name in self.names:
             feeds_leaves = [flatten(feed[name]) for feed in outputs]
             axis = self.axes[name] = slice_axis(_tensors(feeds_leaves))
-            self._leaves[name] = [[Leaf.of(*leaf, axis) for leaf in leaves] for leaves in feeds_leaves]
+            prepared = [[Leaf.of(*leaf, axis) for leaf in leaves] for leaves in feeds_leaves]
+            around = max((leaf.whole for leaves in prepared for leaf in leaves), default=0.0)
+            self._leaves[name] = [
+                [leaf if leaf.whole else replace(leaf, around=around) for leaf in leaves]
+                for leaves in prepared
+            ]
 
     def compare(
         self, candidate: Sequence[Outputs | None], numerics: Numerics = Numerics.REASSOCIATES
@@ -137,6 +150,7 @@ class Baseline:
         for feed, leaves, outputs in zip(self.feeds, self._leaves[name], candidate, strict=True):
             if outputs is None:
                 continue
+            tally.fed += 1
             found = flatten(outputs[name]) if name in outputs else []
             fault = _structure_fault(leaves, found)
             if fault:
@@ -152,7 +166,12 @@ class Baseline:
             for leaf, (_, array) in zip(leaves, found, strict=True):
                 if array is not None and leaf.array is not None:
                     tally.add(feed, leaf, array, *self._tolerance(name, leaf.array))
-        return _entry(name, self.axes[name], tally, numerics)
+        entry = _entry(name, self.axes[name], tally, numerics)
+        rounded = not tally.discrete and not tally.special and tally.share <= _STEPS
+        if self._quantized and entry.verdict == "broken" and rounded:
+            entry.verdict = "undecided"
+            entry.reason += " The model rounds to quantization steps, and flipped steps can do this."
+        return entry
 
     def _tolerance(self, name: str, reference: Array) -> tuple[float, float]:
         least = _UNITS * max(epsilon(reference.dtype), self._precision)
@@ -280,6 +299,8 @@ def _entry(name: str, axis: int | None, tally: Tally, numerics: Numerics) -> Out
 
 
 def _verdict(tally: Tally, axis: int | None, numerics: Numerics) -> tuple[Verdict, str]:
+    if not tally.fed:
+        return "not checked", "There is no feed that both models take."
     if not tally.runs:
         return "identical", "It is absent on every feed."
     if tally.mismatched:
@@ -306,7 +327,7 @@ def _mismatch(tally: Tally, axis: int | None) -> tuple[Verdict, str]:
             f"{place} on feed {at.feed}: the source is exactly zero in this slice, and beside the scale "
             "of the other slices so small a value can be rounding."
         )
-    where = "" if axis is None else f"slice {index[axis]}, "
+    where = "" if axis is None else f"slice {index[axis]}: "
     return "broken", (
         f"{where}{place} on feed {at.feed} is {at.ratio:.3g} times the tolerance of {at.allowed:.3g}."
     )

@@ -150,6 +150,7 @@ class _Search:
         self.frozen, _ = resolve(frozen, self.shapes)
         self.seed = seed
         self._attempt = attempt
+        self._trials: dict[str, Trial] = {}
         self.attempts = 0
         self.floor, self.ceiling = 0, SMALL
         self.errors: list[tuple[Sizes, str]] = []
@@ -209,8 +210,7 @@ class _Search:
         )
 
     def try_sizes(self, sizes: Sizes) -> bool:
-        self.attempts += 1
-        trial = self._attempt(self.make(0, sizes, "normal", full=True))
+        trial = self._run(self.make(0, sizes, "normal", full=True))
         if not trial.error:
             return True
         self.errors.append((sizes, trial.error))
@@ -347,8 +347,10 @@ class _Search:
         return None
 
     def _run(self, made: FeedSet) -> Trial:
-        self.attempts += 1
-        return self._attempt(made)
+        if made.key not in self._trials:
+            self.attempts += 1
+            self._trials[made.key] = self._attempt(made)
+        return self._trials[made.key]
 
     def _give_up(self) -> NoReturn:
         sizes, error = self.errors[0] if self.errors else ({}, "no set of feeds runs")

@@ -76,6 +76,7 @@ class Judge:
             rtol=self._rtol,
             precision=reference.precision,
             skip=reference.skip,
+            quantized=reference.quantized,
         )
 
     def judge(

@@ -19,6 +19,9 @@ from graphopt.numerics.specs import ValueSpec
 from graphopt.numerics.userdata import load_inputs
 from graphopt.numerics.values import digest, epsilon, flatten, is_float, named_dtype, parts
 
+_QUANTIZERS = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+)
 _LEVELS: tuple[Level, ...] = ("disable", "basic", "all")
 
 
@@ -61,6 +64,7 @@ class Reference:
         outputs: The outputs on each feed.
         skip: The outputs that are not repeatable, with the reason.
         precision: The spacing at 1 of the coarsest float type inside the model; 0 for float32 and finer.
+        quantized: Whether the model rounds activations to quantization steps.
         notes: Sentences about how the reference had to be computed.
     """
 
@@ -70,6 +74,7 @@ class Reference:
     outputs: tuple[Outputs, ...]
     skip: Mapping[str, str]
     precision: float
+    quantized: bool
     notes: tuple[str, ...]
 
     @property
@@ -107,7 +112,8 @@ def establish(
     plan = _plan(source, specs, spec, options, runtime, frozen or {}, seen)
     outputs = _outputs(spec, plan, runtime, label)
     skip = _unrepeatable(spec, plan, outputs, seen, runtime, label)
-    return Reference(label, spec, plan, outputs, skip, coarsest(source.ir), (*notes, *plan.notes))
+    quantized = any(op.rpartition("::")[2] in _QUANTIZERS for op in source.op_counts())
+    return Reference(label, spec, plan, outputs, skip, coarsest(source.ir), quantized, (*notes, *plan.notes))
 
 
 def specs_of(model: Model, opened: Opened) -> tuple[ValueSpec, ...]:

@@ -219,16 +219,24 @@ class Runtime:
         outputs: list[Mapping[str, Any]] = []
         seconds: list[float] = []
         failed = Outcome("ok")
-        for feed in feeds:
-            # The values of a feed stay in the process: sending a picture costs as much as some models.
-            reply = self._call("run_session", spec, feed.key, None)
-            if reply.status == "ok" and reply.value is None:
-                reply = self._call("run_session", spec, feed.key, dict(feed.arrays))
+        values: dict[str, dict[str, Any]] = {}
+        # Several runs a call: what lies between two runs costs more than a small model's inference.
+        # The values of a feed stay in the process: sending a picture costs as much as some models.
+        while len(outputs) < len(feeds):
+            left = feeds[len(outputs) :]
+            reply = self._call("run_session", spec, [feed.key for feed in left], values, runs=len(left))
+            values = {}
             if reply.status != "ok":
-                failed = Outcome(*_failure(reply, "The run", self._timeout), feed=feed.name)
+                failed = self._name_feed(spec, left, reply) if len(left) > 1 else self._failed(reply, left[0])
                 break
-            outputs.append(reply.value[0])
-            seconds.append(reply.value[1])
+            outputs.extend(reply.value.outputs)
+            seconds.extend(reply.value.seconds)
+            if reply.value.error:
+                feed = feeds[len(outputs)]
+                failed = Outcome("does not run", sentence(reply.value.error), feed.name)
+                break
+            if reply.value.missing:
+                values = {feed.key: dict(feed.arrays) for feed in feeds[len(outputs) :]}
         return replace(
             failed,
             outputs=tuple(outputs),
@@ -236,15 +244,27 @@ class Runtime:
             run_seconds=tuple(seconds),
         )
 
+    def _name_feed(self, spec: SessionSpec, feeds: Sequence[FeedSet], reply: Reply) -> Outcome:
+        """Find the feed that ended the process, by running one after the other."""
+        for feed in feeds:
+            outcome = self.run(spec, [feed])
+            if outcome.status != "ok":
+                return replace(outcome, outputs=(), run_seconds=())
+        return self._failed(reply, None)
+
+    def _failed(self, reply: Reply, feed: FeedSet | None) -> Outcome:
+        status, error = _failure(reply, "The run", self._timeout)
+        return Outcome(status, error, feed="one of several" if feed is None else feed.name)
+
     def close(self, spec: SessionSpec) -> None:
         """Close the session of ``spec`` and free its memory, if it is warm."""
         self._call("close_session", spec)
 
-    def _call(self, function: str, *arguments: object) -> Reply:
+    def _call(self, function: str, *arguments: object, runs: int = 1) -> Reply:
         reply = self._worker().call(
             f"graphopt.numerics.served:{function}",
             *arguments,
-            timeout=self._timeout,
+            timeout=None if self._timeout is None else self._timeout * runs,
             memory=self._memory,
         )
         if isinstance(reply.exception, BadInput):

@@ -6,7 +6,8 @@ import ctypes
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from graphopt.numerics.values import Array, dtype_of, flatten
 _MOST_SESSIONS = 3
 _BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 _MOST_FEED_BYTES = 1 << 29
+_MOST_OUTPUT_BYTES = 1 << 28
 
 # A file may be written anew under its name: a session is that of one state of it.
 _Key = tuple[SessionSpec, int, int]
@@ -48,29 +50,52 @@ def open_session(spec: SessionSpec, fresh: bool) -> tuple[_Ports, _Ports, float]
     return inputs, tuple((port.name, port.type) for port in found.get_outputs()), seconds
 
 
-def run_session(
-    spec: SessionSpec, feed: str, arrays: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], float] | None:
-    """Run a session, made anew if it is not warm: outputs by name, and seconds.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The runs of one call, up to a failure, a feed that is not here, or enough output for one message.
+
+    Attributes:
+        outputs: The outputs by name of each run.
+        seconds: How long each took in the runtime.
+        missing: Whether the next feed's values are not here.
+        error: The exception of the next run, where it failed.
+    """
+
+    outputs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    seconds: list[float] = field(default_factory=list[float])
+    missing: bool = False
+    error: str = ""
+
+
+def run_session(spec: SessionSpec, feeds: Sequence[str], values: Mapping[str, Mapping[str, Any]]) -> Batch:
+    """Run a session on several feeds; it is made anew if it is not warm.
 
     Args:
         spec: The session.
-        feed: The key of the feed.
-        arrays: Its values; None where they may be here already.
-
-    Returns:
-        None where the values are not here.
+        feeds: The keys of the feeds.
+        values: The values of feeds that may not be here yet, by key.
     """
-    if arrays is not None:
-        _keep(feed, arrays)
-    elif feed in _feeds:
-        _feeds.move_to_end(feed)
-        arrays = _feeds[feed]
-    else:
-        return None
+    for key, arrays in values.items():
+        _keep(key, arrays)
     if _key(spec) not in _sessions:
         open_session(spec, False)
-    return _run(_sessions[_key(spec)], arrays)
+    found = _sessions[_key(spec)]
+    batch = Batch()
+    size = 0
+    for key in feeds:
+        arrays = values.get(key, _feeds.get(key))
+        if arrays is None:
+            return replace(batch, missing=True)
+        try:
+            outputs, seconds = _run(found, arrays)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            return replace(batch, error=str(error) or type(error).__name__)
+        batch.outputs.append(outputs)
+        batch.seconds.append(seconds)
+        size += _bytes(outputs)
+        if size > _MOST_OUTPUT_BYTES:
+            break
+    return batch
 
 
 def close_session(spec: SessionSpec) -> None:

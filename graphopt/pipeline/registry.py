@@ -205,9 +205,8 @@ class Registry:
 
     def unknown(self, name: str, kind: str = "pass", place: str = "") -> str:
         """The sentence for a name that is not there, with the nearest one that is."""
-        known = [entry.name for entry in self._entries.values() if kind in ("any", entry.kind)]
         what = "pass or pipeline" if kind == "any" else kind
-        hint = did_you_mean(name, known)
+        hint = did_you_mean(name, self._entries)
         if name in self._entries:
             return f"'{name}'{place} is a {self._entries[name].kind}, not a {kind}."
         return f"Unknown {what} '{name}'{place}: {hint}'graphopt passes' lists them."

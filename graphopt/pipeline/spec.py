@@ -203,10 +203,12 @@ def require_instance(name: str, pipeline: Pipeline, what: str) -> None:
     Raises:
         PipelineError: It has not; the message begins with ``what``.
     """
-    known = dict.fromkeys(name for step in pipeline.steps() for name in (step.step.name, step.instance))
-    if name in known:
+    names = dict.fromkeys(step.step.name for step in pipeline.steps())
+    instances = dict.fromkeys(step.instance for step in pipeline.steps())
+    if name in names or name in instances:
         return
-    has = f"it has {one_of(list(known), 'and')}" if known else "it is empty"
+    known = list(instances if "#" in name else names)
+    has = f"it has {one_of(known, 'and')}" if known else "it is empty"
     raise PipelineError(f"{what}: the pipeline has no pass '{name}': {did_you_mean(name, known)}{has}.")
 
 

@@ -111,7 +111,9 @@ def made(cls: type[Pass], options: Mapping[str, Any]) -> Pass:
         raise
     except Exception as error:
         changed = render_options(options)
-        raise PipelineError(f"Pass '{cls.name}' refuses the options {changed}: {str(error).rstrip('.')}.") from error
+        raise PipelineError(
+            f"Pass '{cls.name}' refuses the options {changed}: {str(error).rstrip('.')}."
+        ) from error
 
 
 def find_option(cls: type[Pass], name: str, what: str) -> Option:
@@ -124,7 +126,8 @@ def find_option(cls: type[Pass], name: str, what: str) -> Option:
     found = known.get(name.replace("-", "_"))
     if found is not None:
         return found
-    has = f"its options are {one_of(list(known), 'and')}" if known else "it has no options"
+    has = one_of(list(known), "and")
+    has = "it has no options" if not has else f"its options are {has}" if len(known) > 1 else f"it has {has}"
     raise PipelineError(
         f"{what}: pass '{cls.name}' has no option '{name}': {did_you_mean(name, known)}{has}."
     )

@@ -3,7 +3,8 @@
 Every distinct structure gets a small integer, shared by all graphs under comparison, so that equal
 integers mean equal structure, not merely equal hashes. For each node there are three: *local* (operator,
 attributes and constant inputs), *forward* (all that it is computed from) and *backward* (all that is
-computed from it). An initializer and a ``Constant`` node of one content count as the same input.
+computed from it). An initializer and a ``Constant`` node of one content count as the same input, and
+so do a value and its ``Identity``, so that removing either leaves its surroundings equal.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import onnx_ir as ir
 from graphopt.rewrite.paths import subgraphs
 
 _SMALL = 64
+_PASS_ON = 64
+"""An ``Identity`` with more users than these counts as one user: handing on long lists is quadratic."""
 
 
 class Ids:
@@ -90,6 +93,13 @@ def _plain(attr: ir.Attr) -> np.ndarray | Sequence[str] | str:
 def op_of(node: ir.Node) -> tuple[str, str]:
     """Domain and operator; the default domain has two spellings."""
     return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+
+
+def is_identity(node: ir.Node) -> bool:
+    """Whether the output of ``node`` is its input."""
+    if node.op_type != "Identity" or node.domain not in ("", "ai.onnx"):
+        return False
+    return len(node.inputs) == len(node.outputs) == 1 and node.inputs[0] is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +191,8 @@ class Side:
             forward = self.forward[node] = ids(("forward", local, inputs, inner))
             for index, value in enumerate(node.outputs):
                 tokens[value] = ids(("output", forward, index)) if index else forward
+            if is_identity(node):
+                tokens[node.outputs[0]] = inputs[0]
 
     def _local(self, node: ir.Node) -> int:
         ids, constants = self._ids, self.constants
@@ -188,6 +200,8 @@ class Side:
             tensor = constant_tensor(node.outputs[0])
             if tensor is not None:
                 constants[node.outputs[0]] = self._contents(tensor)
+        elif is_identity(node) and node.inputs[0] in constants:
+            constants[node.outputs[0]] = constants[node.inputs[0]]
         absent, variable = ids.absent, ids.variable
         inputs = [absent if value is None else constants.get(value, variable) for value in node.inputs]
         while inputs and inputs[-1] == absent:
@@ -254,14 +268,16 @@ class Side:
         return ids(("graph", name, len(graph.inputs), len(graph), outputs))
 
     def _read_backward(self, graph: ir.Graph, outputs: Mapping[ir.Value, tuple[int, ...]]) -> None:
-        users: dict[ir.Value, list[tuple[int, int]]] = {}
+        users = {value: [(token, -2) for token in tokens] for value, tokens in outputs.items()}
         ids = self._ids
         for node in reversed(self.nodes[graph]):
-            ahead = tuple([(outputs.get(v, ()), _ordered(users.get(v, ()))) for v in node.outputs])
+            ahead = tuple([_ordered(users.get(value, ())) for value in node.outputs])
             backward = self.backward[node] = ids(("backward", self.local[node], ahead))
+            passed = users.get(node.outputs[0], []) if is_identity(node) else []
             for index, value in enumerate(node.inputs):
                 if value is not None and value not in self.constants:
-                    users.setdefault(value, []).append((backward, index))
+                    own = passed if 0 < len(passed) <= _PASS_ON else [(backward, index)]
+                    users.setdefault(value, []).extend(own)
             if node in self.bodies:
                 for value in self._captured(node):
                     users.setdefault(value, []).append((backward, -1))

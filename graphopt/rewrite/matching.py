@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
 
 import onnx_ir as ir
 
@@ -20,6 +22,8 @@ _PATIENCE = 8
 """How often one place is searched again after it gave a match; bounds the cost where fan-out is large."""
 _DIFFERENT = 3
 """A neighbour of the same operator with other constants is as good as an equal node past so many others."""
+_AMBIGUOUS = 2
+"""The same for a node that is one of several as near."""
 _FARTHEST = 8
 
 Key = Callable[[ir.Node], Hashable]
@@ -160,21 +164,30 @@ class Matcher:
                 self._join(_pair_up(nodes, groups[key], ties))
 
     def _spread(self, ports: Sequence[tuple[ir.Value, ir.Value, bool]]) -> None:
-        """Match along the edges: users of corresponding values, and producers of corresponding inputs."""
+        """Match along the edges: users of corresponding values, and producers of corresponding inputs.
+
+        Neighbours first; then, where none are left, the best pair past nodes that only one graph has.
+        """
         if not all(self._free()):
             return
         near = deque(self._anchors(ports))
-        far: deque[_Anchor] = deque()
+        far: list[tuple[int, int, _Anchor]] = []
+        number = count()
         while near or far:
             if near:
                 anchor = near.popleft()
                 pairs = self._adjacent(anchor)
-                far.append(anchor)
+                heappush(far, (0, next(number), anchor))
             else:
-                anchor = far.popleft()
-                pairs = self._nearest(anchor)
-                if pairs and anchor.tries < _PATIENCE:
-                    near.append(_Anchor(anchor.before, anchor.after, anchor.down, anchor.tries + 1))
+                price, _, anchor = heappop(far)
+                pairs = []
+                found = self._nearest(anchor)
+                if found is not None and found[0] > price:
+                    heappush(far, (found[0], next(number), anchor))
+                elif found is not None:
+                    pairs.append(found[1:])
+                    if anchor.tries < _PATIENCE:
+                        near.append(_Anchor(anchor.before, anchor.after, anchor.down, anchor.tries + 1))
             for a, b in pairs:
                 self._partners.join(a, b)
                 near.extend(_around(a, b))
@@ -214,27 +227,24 @@ class Matcher:
                 pairs.extend(_pair_up(nodes, groups[key], ties))
         return pairs
 
-    def _nearest(self, anchor: _Anchor) -> list[tuple[ir.Node, ir.Node]]:
-        """The best pair past nodes that only one of the graphs has: few nodes skipped, constants equal."""
+    def _nearest(self, anchor: _Anchor) -> tuple[int, ir.Node, ir.Node] | None:
+        """The pair with the fewest nodes skipped on the way to it, and its price."""
         left = self._reach(anchor.before, 0, anchor.down)
         right = self._reach(anchor.after, 1, anchor.down) if left else []
+        if not right:
+            return None
         best: tuple[int, ir.Node, ir.Node] | None = None
-        equal: dict[int, tuple[ir.Node, int]] = {}
-        alike: dict[tuple[str, str], tuple[ir.Node, int]] = {}
-        for node, distance in left:
-            equal.setdefault(self._sides[0].local[node], (node, distance))
-            alike.setdefault(op_of(node), (node, distance))
-        for node, distance in right:
-            for found, penalty in (
-                (equal.get(self._sides[1].local[node]), 0),
-                (alike.get(op_of(node)), _DIFFERENT),
-            ):
-                if found is None:
+        local = [side.local for side in self._sides]
+        for keys, penalty in (((local[0].__getitem__, local[1].__getitem__), 0), ((op_of, op_of), _DIFFERENT)):
+            firsts = _firsts(left, keys[0])
+            for key, (node, distance, several) in _firsts(right, keys[1]).items():
+                if key not in firsts:
                     continue
-                cost = found[1] + distance + penalty
-                if cost <= _FARTHEST and (best is None or cost < best[0]):
-                    best = cost, found[0], node
-        return [] if best is None else [best[1:]]
+                other, other_distance, others = firsts[key]
+                price = distance + other_distance + penalty + _AMBIGUOUS * (several or others)
+                if price <= _FARTHEST and (best is None or price < best[0]):
+                    best = price, other, node
+        return best
 
     def _reach(self, value: ir.Value, side: int, down: bool) -> list[tuple[ir.Node, int]]:
         seen: dict[ir.Node, int] = {}
@@ -276,6 +286,16 @@ class Matcher:
             else:
                 found.append(self._sides[side].local.get(producer))
         return tuple(found)
+
+
+def _firsts(reach: Iterable[tuple[ir.Node, int]], key: Key) -> dict[Hashable, tuple[ir.Node, int, bool]]:
+    """The nearest node of each key, its distance, and whether another one is as near."""
+    firsts: dict[Hashable, tuple[ir.Node, int, bool]] = {}
+    for node, distance in reach:
+        known = firsts.setdefault(key(node), (node, distance, False))
+        if known[0] is not node and known[1] == distance:
+            firsts[key(node)] = (*known[:2], True)
+    return firsts
 
 
 def _around(before: ir.Node, after: ir.Node) -> Iterator[_Anchor]:

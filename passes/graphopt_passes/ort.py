@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class Ort(OpaquePass):
     When it does not apply:
         The result of level extended needs ONNX Runtime where fused operators are used. That of level
         layout and all also holds the blocked layout of this CPU's family: on another one it fails, or
-        is silently wrong. The record says which of the three it is.
+        is silently wrong. The record says which of the three it is. A float16 model that would come
+        back with more nodes, in Casts to float32, is left as it was.
 
     Numerics:
         Reassociates: fused kernels round differently.
@@ -72,8 +74,12 @@ class Ort(OpaquePass):
                 disabled_optimizers=sorted(disabled) or None,
             )
 
-        log = _ort_log.captured(create)
-        used = _ort_log.modified(log)
+        used = _ort_log.modified(_ort_log.captured(create))
+        casts = _inserted_casts(source, target)
+        if casts:
+            shutil.copytree(source.parent, target.parent, dirs_exist_ok=True)
+            return ToolReport(notes=(f"left as it was: ONNX Runtime would insert {casts} Casts around"
+                                     " operators that it has no kernel of this type for on this CPU",))  # fmt: skip
         return _report(source, target, tuple(name for name in used if name not in disabled))
 
 
@@ -101,6 +107,13 @@ def _report(source: Path, target: Path, used: tuple[str, ...]) -> ToolReport:
     if blocked:
         return ToolReport(used, tuple(notes), "this cpu")
     return ToolReport(used, tuple(notes), "onnxruntime" if added else "any runtime")
+
+
+def _inserted_casts(source: Path, target: Path) -> int:
+    """How many Casts the result has more, if it has more nodes than the source because of them."""
+    before, after = (onnx.load(path, load_external_data=False).graph.node for path in (source, target))
+    casts = [sum(1 for node in nodes if node.op_type == "Cast") for nodes in (before, after)]
+    return casts[1] - casts[0] if len(after) > len(before) else 0
 
 
 def _foreign_ops(path: Path) -> Counter[tuple[str, str]]:

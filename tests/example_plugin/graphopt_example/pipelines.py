@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-EXAMPLE = "example-inline-functions,fixpoint(example-expand-pow{most=3}),example-name-nodes"
+EXAMPLE = "example-inline-functions,fixpoint(example-expand-pow{most=3}),example-drop-repeated"
