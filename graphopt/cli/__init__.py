@@ -50,7 +50,7 @@ def _usage(error: Exception, arguments: list[str]) -> str:
     from graphopt.pipeline.grammar import looks_shell_split
 
     if "unexpected extra argument" in text.lower() and looks_shell_split(arguments):
-        text += " It looks as if your shell split the pipeline text at a brace: put it in quotes."
+        text = f"{text.rstrip('.')}. It looks as if your shell split the pipeline text at a brace: put it in quotes."
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from graphopt.pipeline.describe import describe
 from graphopt.pipeline.registry import Registry
-from graphopt.pipeline.spec import Pipeline
+from graphopt.pipeline.spec import Pipeline, load_pipelines
 
 
 def listing(registry: Registry) -> tuple[Any, RenderableType]:
@@ -25,7 +25,7 @@ def listing(registry: Registry) -> tuple[Any, RenderableType]:
         table.add_row(name, cls.numerics.value, doc.summary, owner)
         data.append({"name": name, "numerics": cls.numerics.value, "summary": doc.summary, "owner": owner})
     pipelines = _grid("pipeline", "passes")
-    named = {entry.name: str(Pipeline(entry.name, registry)) for entry in registry.pipelines()}
+    named = {name: str(pipeline) for name, pipeline in load_pipelines(registry).items()}
     for name, text in sorted(named.items()):
         pipelines.add_row(name, text)
     problems = [Text(f"problem: {problem.message}", style="red") for problem in registry.problems]
@@ -46,6 +46,8 @@ def one(registry: Registry, name: str) -> tuple[Any, RenderableType]:
     head = Text(doc.name, style="bold")
     head.append(f"  {registry.owner(name)}\n", style="not bold dim")
     parts: list[RenderableType] = [head, Text(doc.summary), Text()]
+    if doc.text:
+        parts.extend((Text(doc.text), Text()))
     parts.append(Text(f"{doc.kind} · {doc.numerics} · opset {doc.min_opset} and up"))
     for title, body in doc.sections:
         parts.extend((Text(f"\n{title}", style="bold"), Text(body)))

@@ -106,7 +106,7 @@ class Domain:
 
 @dataclass(slots=True)
 class _Findings:
-    """What the uses of one input say."""
+    """What the uses of one input say; ``actual`` has what stands for the inputs of functions."""
 
     bounds: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
     choices: dict[int | float | str, None] = field(default_factory=dict[Any, None])
@@ -114,6 +114,7 @@ class _Findings:
     size: str = ""
     size_value: int | Literal["axes", "shape", "size"] = "size"
     share: str = ""
+    actual: dict[ir.Value, ir.Value] = field(default_factory=dict[ir.Value, ir.Value])
     number: str = ""
 
 
@@ -203,14 +204,19 @@ def _step(
     label = f"{op} {node.name}".strip()
     function = model.functions.get((node.domain, node.op_type, node.overload))
     if function is not None:
+        found.actual.update(
+            (formal, actual)
+            for formal, actual in zip(function.inputs, node.inputs, strict=False)
+            if actual is not None
+        )
         if index < len(function.inputs):
             yield function.inputs[index], offset
         return
     for at, table_at in _LOOKUPS.get(op, ()):
         if index == at:
-            rows = _rows(node, table_at)
+            rows = _rows(node, table_at, found)
             if rows:
-                found.bounds.append((-offset if offset > 0 else 0, rows - 1 - offset, _table(label, rows)))
+                found.bounds.append((max(0, -offset), rows - 1 - offset, _table(label, rows)))
             return
     if index in _SIZES.get(op, {}):
         if not found.size:
@@ -304,9 +310,11 @@ def _table(label: str, rows: int) -> str:
     return f"it indexes {rows} rows in {label}"
 
 
-def _rows(node: ir.Node, table_at: int) -> int | None:
+def _rows(node: ir.Node, table_at: int, found: _Findings) -> int | None:
     """The least size among the axes of a table that the indices run along."""
     table = node.inputs[table_at] if table_at < len(node.inputs) else None
+    while table in found.actual:
+        table = found.actual[table]
     shape = table_shape(table)
     if not shape:
         return None

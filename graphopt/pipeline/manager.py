@@ -322,7 +322,7 @@ class _Attempt:
         entry.notes = [*done.report.notes, *done.notes]
         entry.portability = done.report.portability
         entry.cached = done.cached
-        if not diff:
+        if not diff and not diff.renamed:
             return (), False
         record_diff(entry, diff)
         self.outcome.model = done.model

@@ -209,7 +209,8 @@ class Matcher:
             a, b = self._open_producer(anchor.before, 0), self._open_producer(anchor.after, 1)
             if a is None or b is None or anchor.before.index() != anchor.after.index():
                 return []
-            return [(a, b)] if before.local[a] == after.local[b] else []
+            fits = before.local[a] == after.local[b] and not self._conflicts(a, b)
+            return [(a, b)] if fits else []
         left = self._open_users(anchor.before, 0)
         right = self._open_users(anchor.after, 1) if left else {}
         if not right:
@@ -224,8 +225,18 @@ class Matcher:
         pairs: list[tuple[ir.Node, ir.Node]] = []
         for key, nodes in _groups(left, lambda node: (before.local[node], left[node])).items():
             if key in groups:
-                pairs.extend(_pair_up(nodes, groups[key], ties))
-        return pairs
+                pairs.extend(_tell_apart(nodes, groups[key], ties))
+        return [pair for pair in pairs if not self._conflicts(*pair)]
+
+    def _conflicts(self, before: ir.Node, after: ir.Node) -> int:
+        """How many inputs come from nodes that both have a partner, but another one."""
+        partners = self._partners
+        found = 0
+        for a, b in zip(before.inputs, after.inputs, strict=False):
+            p, q = a and a.producer(), b and b.producer()
+            if p is not None and q is not None and p in partners.after and q in partners.before:
+                found += partners.after[p] is not q
+        return found
 
     def _nearest(self, anchor: _Anchor) -> tuple[int, ir.Node, ir.Node] | None:
         """The pair with the fewest nodes skipped on the way to it, and its price."""
@@ -241,7 +252,8 @@ class Matcher:
                 if key not in firsts:
                     continue
                 other, other_distance, others = firsts[key]
-                price = distance + other_distance + penalty + _AMBIGUOUS * (several or others)
+                price = distance + other_distance + penalty
+                price += _AMBIGUOUS * ((several or others) + self._conflicts(other, node))
                 if price <= _FARTHEST and (best is None or price < best[0]):
                     best = price, other, node
         return best
@@ -335,13 +347,23 @@ def _unique_pairs(
 
 def _pair_up(
     left: list[ir.Node], right: list[ir.Node], ties: Sequence[tuple[Key, Key]]
-) -> Iterator[tuple[ir.Node, ir.Node]]:
+) -> list[tuple[ir.Node, ir.Node]]:
     """Pair nodes that are equal so far: by the first of ``ties`` that tells them apart, then in order."""
-    if len(left) > 1 or len(right) > 1:
-        for keys in ties:
-            pairs = dict(_unique_pairs(left, right, keys))
-            yield from pairs.items()
-            partners = set(pairs.values())
-            left = [node for node in left if node not in pairs]
-            right = [node for node in right if node not in partners]
-    yield from zip(left, right, strict=False)
+    pairs = dict(_tell_apart(left, right, ties))
+    partners = set(pairs.values())
+    rest = [node for node in left if node not in pairs], [node for node in right if node not in partners]
+    return [*pairs.items(), *zip(*rest, strict=False)]
+
+
+def _tell_apart(
+    left: list[ir.Node], right: list[ir.Node], ties: Sequence[tuple[Key, Key]]
+) -> Iterator[tuple[ir.Node, ir.Node]]:
+    if len(left) == len(right) == 1:
+        yield left[0], right[0]
+        return
+    for keys in ties:
+        pairs = dict(_unique_pairs(left, right, keys))
+        yield from pairs.items()
+        partners = set(pairs.values())
+        left = [node for node in left if node not in pairs]
+        right = [node for node in right if node not in partners]

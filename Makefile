@@ -1,0 +1,50 @@
+# Every target sets up what it needs in .venv on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint types contracts check benchmark reference clean
+
+# The constraints pin what was tested; PyTorch is installed first so that its CPU build is kept.
+.venv/dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/yolo: .venv/dev
+	$(BIN)/python -m pip install -q -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[yolo]'
+	touch $@
+
+.venv/peers: .venv/dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers]'
+	touch $@
+
+demo: .venv/yolo
+	$(BIN)/graphopt demo
+
+test: .venv/dev .venv/yolo
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
+
+test-all: .venv/dev .venv/yolo .venv/peers
+	$(BIN)/python -m pytest -q -n auto
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev .venv/yolo
+	$(BIN)/pyright
+
+contracts: .venv/dev
+	$(BIN)/lint-imports
+
+check: lint types contracts test
+
+benchmark: .venv/dev .venv/peers
+	$(BIN)/python benchmarks/scale.py
+
+reference: .venv/dev
+	$(BIN)/python benchmarks/../docs/generate.py
+
+clean:
+	rm -rf .venv demo
