@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-_CLEAN = "lift-constants,eliminate-identity,eliminate-noop,eliminate-transpose,common-subexpression"
+_CLEAN = (
+    "lift-constants,castlike-to-cast,eliminate-identity,eliminate-noop,eliminate-transpose,"
+    "common-subexpression"
+)
 _EXACT = f"fixpoint({_CLEAN}),eliminate-dead"
 
 EXACT = _EXACT
