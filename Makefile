@@ -44,7 +44,7 @@ benchmark: .venv/dev .venv/peers
 	$(BIN)/python benchmarks/scale.py
 
 reference: .venv/dev
-	$(BIN)/python benchmarks/../docs/generate.py
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf .venv demo

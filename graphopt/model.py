@@ -216,7 +216,7 @@ class Model:
                     yield name, tensor
 
     def _tensors(self) -> Iterator[tuple[str, ir.TensorProtocol]]:
-        for graph in self.ir.graphs():
+        for graph in self._graphs():
             for name, value in graph.initializers.items():
                 if value.const_value is not None:
                     yield name, value.const_value
@@ -231,10 +231,19 @@ class Model:
                     for tensor in attr.as_tensors():
                         yield f"{key}.{attr.name}", tensor
 
+    def _graphs(self) -> Iterator[ir.Graph]:
+        stack = [function.graph for function in self.ir.functions.values()]
+        stack.append(self.ir.graph)
+        while stack:
+            graph = stack.pop()
+            yield graph
+            for node in graph:
+                if node.attributes:
+                    stack.extend(_subgraphs(node))
+
     def _nodes(self) -> Iterator[ir.Node]:
-        yield from self.ir.graph.all_nodes()
-        for function in self.ir.functions.values():
-            yield from function.all_nodes()
+        for graph in self._graphs():
+            yield from graph
 
     def digest(self) -> str:
         """The SHA-256 of everything in the model, weights included, as hexadecimal."""
@@ -258,7 +267,7 @@ class Model:
 
     def node_count(self) -> int:
         """The number of nodes, those of subgraphs and functions included."""
-        return sum(1 for _ in self._nodes())
+        return sum(len(graph) for graph in self._graphs())
 
     def op_counts(self) -> dict[str, int]:
         """How often each operator occurs, most frequent first; ``domain::Op`` outside the default one."""
@@ -269,7 +278,7 @@ class Model:
         """The size of all initializers in bytes, without reading them."""
         return sum(
             value.const_value.nbytes
-            for graph in self.ir.graphs()
+            for graph in self._graphs()
             for value in graph.initializers.values()
             if value.const_value is not None
         )

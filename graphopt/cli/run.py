@@ -58,6 +58,7 @@ def run(
     from graphopt.api import CheckFailed
     from graphopt.api import run as run_pipeline
     from graphopt.cli.output import Progress, default_output, exported, print_record, write_record
+    from graphopt.model import paused_gc
     from graphopt.pipeline.spec import parse_settings
     from graphopt.storage import check_target
 
@@ -65,7 +66,7 @@ def run(
     target = output or default_output(model)
     if not dry_run:
         check_target(target, {source.resolve()})
-    with Progress(off=quiet or json) as progress:
+    with paused_gc(), Progress(off=quiet or json) as progress:
         try:
             result = run_pipeline(
                 source,

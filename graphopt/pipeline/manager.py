@@ -6,6 +6,7 @@ pass means to replay the run with a gate that denies it: no model is copied on t
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from graphopt.rewrite.gate import IDENTITY, Gate, Site
 from graphopt.rewrite.passes import OpaquePass, Pass, RewritePass, SurgeonPass
 from graphopt.rewrite.workspace import Workspace
 
+_LARGE = 256 << 20
 FAILING = ("broken", "does not run")
 OnFailure = Literal["stop", "rollback"]
 
@@ -325,8 +327,12 @@ class _Attempt:
         if not diff and not diff.renamed:
             return (), False
         record_diff(entry, diff)
+        large = self.outcome.model.initializer_bytes() > _LARGE
         self.outcome.model = done.model
         self._space = None
+        if large:
+            # A graph is one big cycle, and the collector may be paused: its weights would stay.
+            gc.collect()
         entry.nodes_after = done.model.node_count()
         return (), True
 

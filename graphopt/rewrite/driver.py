@@ -107,10 +107,11 @@ class Driver:
             NotConverged: More rewrites than any pass that ends could need.
         """
         total = 0
-        for node in self._space.nodes():
-            total += 1
-            if self._is_root(node):
-                self._worklist.push(node)
+        if self._roots is None or not self._roots.isdisjoint(self._space.operators):
+            for node in self._space.nodes():
+                total += 1
+                if self._is_root(node):
+                    self._worklist.push(node)
         cap = _REWRITES_PER_ROOT + _REWRITES_PER_NODE * total
         while (node := self._worklist.pop()) is not None:
             if node.graph is not None:

@@ -115,6 +115,15 @@ def scalar(value: ir.Value | None) -> float | int | bool | None:
     return first.item()
 
 
+def equals(value: ir.Value | None, number: float) -> bool:
+    """Whether every element of a constant is ``number``; reads no more than the first element if not."""
+    tensor = constant_tensor(value)
+    if tensor is None or tensor.size == 0 or tensor.dtype == ir.DataType.STRING:
+        return False
+    array = tensor.numpy()
+    return bool(array.reshape(-1)[0] == number) and (array.size == 1 or bool((array == number).all()))
+
+
 def dtype(value: ir.Value | None) -> ir.DataType | None:
     """The element type of a tensor, None where unknown or not a tensor."""
     if value is None or not isinstance(value.type, ir.TensorType):

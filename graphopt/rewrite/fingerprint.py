@@ -115,7 +115,8 @@ class Side:
 
     Attributes:
         nodes: The nodes of each graph that was read, so ordered that a producer is before its users.
-        local, forward, backward: The numbers of the nodes, of those graphs that were read.
+        local, forward, backward: The numbers of the nodes, of those graphs that were read. A node that
+            no output of its graph depends on has no backward number: any two of those look alike.
         constants: The content of initializers and of the outputs of ``Constant`` nodes.
         weighted: The nodes with a constant input.
         attributes: The attributes that say something: their names and the numbers of their values. One
@@ -272,6 +273,8 @@ class Side:
         ids = self._ids
         for node in reversed(self.nodes[graph]):
             ahead = tuple([_ordered(users.get(value, ())) for value in node.outputs])
+            if not any(ahead):
+                continue
             backward = self.backward[node] = ids(("backward", self.local[node], ahead))
             passed = users.get(node.outputs[0], []) if is_identity(node) else []
             for index, value in enumerate(node.inputs):

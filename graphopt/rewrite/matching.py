@@ -87,7 +87,7 @@ class Matcher:
         for a in self._nodes[0]:
             b = namesakes.get(a.outputs[0].name) if a.outputs else None
             if b is not None and before.forward[a] == after.forward[b]:
-                if before.backward[a] == after.backward[b]:
+                if before.backward.get(a) == after.backward.get(b):
                     self._partners.join(a, b)
                     self._partners.confirmed += 1
 
@@ -114,7 +114,7 @@ class Matcher:
         before, after = self._sides
         return (
             (before.forward.__getitem__, after.forward.__getitem__),
-            (before.backward.__getitem__, after.backward.__getitem__),
+            (before.backward.get, after.backward.get),
             (before.local.__getitem__, after.local.__getitem__),
         )
 

@@ -125,6 +125,7 @@ class Rewriter:
         node.metadata_props[SITE_KEY] = str(self.site.key)
         self._scope.graph.insert_before(place, node)
         self._scope.forget_order()
+        self._space.operators.add((domain, op_type))
         self._added[node] = None
         return tuple(values)
 

@@ -72,6 +72,7 @@ class Workspace:
         scopes: Its graphs in a fixed order: the main graph, its subgraphs, then the functions.
         names: All names of values, over all scopes.
         shared_names: Names that more than one value bears, in different scopes.
+        operators: Every (domain, operator) that occurs, or did before a rewrite.
         pinned: Names that a subgraph returns without defining them: they refer to an outer value by
             name alone, so that value can be neither renamed nor removed.
     """
@@ -81,6 +82,7 @@ class Workspace:
     names: set[str] = field(default_factory=set[str])
     shared_names: set[str] = field(default_factory=set[str])
     pinned: set[str] = field(default_factory=set[str])
+    operators: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
     def __post_init__(self) -> None:
         functions = {function_path(function): function for function in self.model.functions.values()}
@@ -101,6 +103,7 @@ class Workspace:
             if not value.is_graph_input():
                 self._name(value)
         for node in graph:
+            self.operators.add((node.domain, node.op_type))
             for value in node.outputs:
                 self._name(value)
         for value in graph.outputs:

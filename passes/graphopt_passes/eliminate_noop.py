@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
-from graphopt_passes._noops import MIRRORED, NOOPS
+from graphopt_passes._noops import NOOPS
 
 
 @dataclass(frozen=True)
 class Noop:
-    """A node that returns ``source`` as it is."""
+    """A node whose first output is ``source`` as it is."""
 
     node: ir.Node
     source: ir.Value
@@ -20,45 +20,51 @@ class Noop:
 
 @dataclass(frozen=True)
 class EliminateNoop(RewritePass[Noop]):
-    """Remove Pad by 0, full Slice, Reshape to the same shape, Concat of one, Mul by 1 and their like.
+    """Remove nodes that return their input as it is, such as Pad by 0, Reshape to the same shape, Mul by 1.
 
     Why it pays:
         Exporters write the general form of an operation even where this model needs none of it. Each is
         a kernel call and often a copy.
 
     When it does not apply:
-        Where value, type or shape could differ: unknown shapes, a constant that broadcasts, an operand
-        that is no constant. A float ``x + 0`` stays: it turns -0 into +0, which the sign of an infinity
-        further on may depend on; ``x - 0`` goes. Where the output must keep a name that the source
-        cannot take.
+        Where value, type or shape could differ: a shape that is not known, a constant that broadcasts,
+        an operand that is no constant, a Clip without bounds (which cuts off an infinity), a Resize whose
+        scale only rounds to the same size. Where the output must keep a name that the source cannot take.
 
     Numerics:
-        Exact: no value changes.
+        Exact: no value changes. With ``signed_zero`` off, a -0 may take the place of a +0.
 
     Source:
-        The ONNX operator specification of each operator, IEEE 754 for the arithmetic ones.
+        The ONNX specification of each operator; IEEE 754 for the arithmetic ones.
+
+    Attributes:
+        signed_zero: Whether to leave alone what changes nothing but the sign of a zero: ``x + 0`` on
+            floats turns -0 into +0, a sum over one element may do so.
     """
 
     name = "eliminate-noop"
     roots = tuple(NOOPS)
     numerics = Numerics.EXACT
 
+    signed_zero: bool = True
+
+    def __post_init__(self) -> None:
+        # The class says what it does by default; without signed zeros it is no longer bit for bit.
+        if not self.signed_zero:
+            object.__setattr__(self, "numerics", Numerics.REASSOCIATES)
+
     def match(self, node: ir.Node) -> Noop | Declined | None:
-        index, is_noop = NOOPS[node.op_type]
-        if not node.inputs or node.inputs[index] is None:
+        if not node.inputs or node.inputs[0] is None:
             return None
-        answer = is_noop(node)
-        if answer is not True and node.op_type in MIRRORED:
-            other = MIRRORED[node.op_type](node)
-            if other is not False:
-                index, answer = 1, other
-        if answer is not True:
-            return answer or None
-        source = node.inputs[index]
-        declined = facts.replaceable(node.outputs[0], source)
-        if declined is not None or source is None:
+        found = NOOPS[node.op_type](node)
+        if found is None or isinstance(found, Declined):
+            return found
+        if found.but_for_zero and self.signed_zero:
+            return Declined("a -0 would no longer become +0")
+        declined = facts.replaceable(node.outputs[0], found.value)
+        if declined is not None or found.value is None:
             return declined
-        return Noop(node, source)
+        return Noop(node, found.value)
 
     def rewrite(self, match: Noop, rw: Rewriter) -> None:
         rw.replace(match.node.outputs[0], match.source)

@@ -1,0 +1,39 @@
+"""Writes what is generated in this folder: the pass reference, and with ``--picture`` the README's picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from graphopt.pipeline.describe import render_reference
+from graphopt.pipeline.registry import Registry
+
+HERE = Path(__file__).parent
+
+
+def reference() -> str:
+    """The content of passes.md: every pass that comes with graphopt."""
+    return render_reference(Registry.load())
+
+
+def picture(model: Path) -> None:
+    """Run the default pipeline on ``model`` and draw the terminal."""
+    from rich.console import Console
+
+    import graphopt
+    from graphopt.record.terminal import render
+
+    console = Console(record=True, width=92, force_terminal=True)
+    console.print(f"[bold]$[/] graphopt run {model.name}")
+    result = graphopt.run(model, cache=False)
+    result.save(model.with_suffix(".opt.onnx"))
+    if result.record.result is not None:
+        result.record.result.path = model.with_suffix(".opt.onnx").name
+    console.print(render(result.record))
+    console.save_svg(str(HERE / "run.svg"), title="graphopt")
+
+
+if __name__ == "__main__":
+    (HERE / "passes.md").write_text(reference(), encoding="utf-8")
+    if len(sys.argv) == 3 and sys.argv[1] == "--picture":
+        picture(Path(sys.argv[2]))
