@@ -88,7 +88,9 @@ def demo_model(folder: Path) -> Exported:
     if weights.is_file():
         return export(weights, target)
     done = export("yolov8n.yaml", target)
-    return Exported(done.path, f"architecture yolov8n, {done.origin} (put a yolov8n.pt here for trained ones)")
+    return Exported(
+        done.path, f"architecture yolov8n, {done.origin} (put a yolov8n.pt here for trained ones)"
+    )
 
 
 def _parsed(name: str, text: str) -> Any:

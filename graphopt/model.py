@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,18 @@ def paused_gc() -> Generator[None]:
         yield
     finally:
         gc.enable()
+
+
+@contextmanager
+def _quiet_reader() -> Generator[None]:
+    """Keep onnx-ir from logging what is raised as one sentence, or kept aside, here."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +150,9 @@ class Model:
         for name, tensor in outside:
             external_range(name, tensor, path, label)
         try:
-            model = fidelity.to_ir(proto)
-            _sort(model)
+            with _quiet_reader():
+                model = fidelity.to_ir(proto)
+            _put_in_order(model, _refuser(proto, label))
         except (ir.serde.SerdeError, ValueError) as error:
             raise BadInput(_invalid(proto, label, error)) from error
         if outside and path is not None:
@@ -326,33 +340,41 @@ def _split(model: Model, proto: onnx.ModelProto, location: str, large: bool) -> 
     yield from chunks
 
 
-def _sort(model: ir.Model) -> None:
+def _put_in_order(model: ir.Model, undefined: Callable[[ir.Node, ir.Value], None]) -> None:
+    """Sort every graph that is not, and report inputs that nothing defines."""
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        if not _is_sorted(graph):
+        if not _is_sorted(graph, undefined):
             graph.sort()
 
 
-def _is_sorted(graph: ir.Graph) -> bool:
+def _is_sorted(graph: ir.Graph, undefined: Callable[[ir.Node, ir.Value], None]) -> bool:
     done: set[ir.Node] = set()
+    in_order = True
     for node in graph:
         for value in node.inputs:
-            producer = None if value is None else value.producer()
-            if producer is not None and producer.graph is graph and producer not in done:
-                return False
-        if node.attributes and not all(_reads_only(g, graph, done) for g in _subgraphs(node)):
-            return False
+            if value is None:
+                continue
+            producer = value.producer()
+            if producer is None:
+                if value.graph is None:
+                    undefined(node, value)
+            elif producer not in done and producer.graph is graph:
+                in_order = False
+        if node.attributes:
+            for inner in _subgraphs(node):
+                in_order &= _reads_only(inner, graph, done) and _is_sorted(inner, undefined)
         done.add(node)
-    return True
+    return in_order
 
 
 def _reads_only(graph: ir.Graph, outer: ir.Graph, done: set[ir.Node]) -> bool:
-    """Whether a subgraph is sorted and reads of the graph around it what is already computed."""
+    """Whether a subgraph reads of the graph around it only what is already computed."""
     for node in graph.all_nodes():
         for value in node.inputs:
             producer = None if value is None else value.producer()
-            if producer is not None and producer.graph is outer and producer not in done:
+            if producer is not None and producer not in done and producer.graph is outer:
                 return False
-    return _is_sorted(graph)
+    return True
 
 
 def _subgraphs(node: ir.Node) -> list[ir.Graph]:
@@ -402,6 +424,19 @@ def _refuse_duplicates(proto: onnx.ModelProto, label: str) -> None:
         doubled.append(index)
     for index in reversed(doubled):
         del proto.graph.initializer[index]
+
+
+def _refuser(proto: onnx.ModelProto, label: str) -> Callable[[ir.Node, ir.Value], None]:
+    sparse = {tensor.values.name for tensor in proto.graph.sparse_initializer}
+
+    def refuse(node: ir.Node, value: ir.Value) -> None:
+        if value.name not in sparse:
+            raise BadInput(
+                f"{label}: node '{node.name}' ({node.op_type}) reads '{value.name}', which nothing"
+                " defines: export the model again."
+            )
+
+    return refuse
 
 
 def _describe(tensor: onnx.TensorProto) -> str:

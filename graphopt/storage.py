@@ -45,12 +45,9 @@ def read_proto(path: Path) -> onnx.ModelProto:
     Raises:
         BadInput: The file is missing, unreadable, empty, cut short or not ONNX.
     """
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder: name the .onnx file in it.")
+    check_source(path)
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"No such file: {path}") from None
     except OSError as error:
         raise BadInput(f"Cannot read {path}: {error.strerror}") from error
     if not content:
@@ -63,6 +60,18 @@ def read_proto(path: Path) -> onnx.ModelProto:
     if not proto.HasField("graph") or proto.ir_version == 0:
         raise BadInput(f"{path} {_guess(path, content)}")
     return proto
+
+
+def check_source(path: Path) -> None:
+    """Refuse a source that is no file.
+
+    Raises:
+        BadInput: It does not exist or is a folder.
+    """
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder: name the .onnx file in it.")
+    if not path.exists():
+        raise BadInput(f"No such file: {path}")
 
 
 def _guess(path: Path, content: bytes) -> str:

@@ -19,7 +19,8 @@ def export(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write (default: STEM.onnx).")
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT", help="The file to write (default: STEM.onnx)."),
     ] = None,
     quiet: o.Quiet = False,
 ) -> int:

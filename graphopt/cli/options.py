@@ -46,7 +46,9 @@ Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many 
 Atol = Annotated[
     list[str] | None,
     typer.Option(
-        "--atol", metavar="[OUTPUT=]X", help="Absolute tolerance, a share of the slice's scale (default: 1e-5)."
+        "--atol",
+        metavar="[OUTPUT=]X",
+        help="Absolute tolerance, a share of the slice's scale (default: 1e-5).",
     ),
 ]
 Rtol = Annotated[

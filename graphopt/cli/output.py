@@ -20,6 +20,7 @@ from graphopt.pipeline.instrument import PassEvent
 from graphopt.record.data import CheckEntry, Record, to_json
 from graphopt.record.terminal import render
 from graphopt.rewrite.passes import Pass
+from graphopt.storage import check_source
 
 _PLAIN_WIDTH = 100
 
@@ -78,6 +79,7 @@ def exported(model: Path, *, quiet: bool) -> Path:
         BadInput: There is no such file, or it does not export.
     """
     if model.suffix not in (".pt", ".yaml", ".yml"):
+        check_source(model)
         return model
     from graphopt.export import export
 

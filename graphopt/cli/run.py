@@ -24,7 +24,8 @@ def run(
     skip: o.Skips = None,
     setting: o.Settings = None,
     check: Annotated[
-        Literal["pass", "off"] | None, typer.Option("--check", help="When to check the numerics (default: pass).")
+        Literal["pass", "off"] | None,
+        typer.Option("--check", help="When to check the numerics (default: pass)."),
     ] = None,
     on_failure: Annotated[
         Literal["stop", "rollback"] | None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import onnx_ir as ir
+
 from graphopt.record.data import NodeChanges, NodeEntry, PassEntry, SiteEntry
 from graphopt.rewrite.changes import Change, Diff, NodeImage, NodeRef
 
@@ -26,6 +28,21 @@ def record_changes(entry: PassEntry, changes: Iterable[Change]) -> None:
         entry.sites.append(_site_entry(change))
     entry.ops = {op: delta for op, delta in sorted(ops.items()) if delta}
     entry.nodes = NodeChanges(list(removed.values()), list(added.values()))
+
+
+def net_nodes(changes: Iterable[Change]) -> int:
+    """How many nodes more there are, those inside subgraphs counted."""
+    return sum(sum(map(_weight, change.added)) - sum(map(_weight, change.removed)) for change in changes)
+
+
+def _weight(image: NodeImage) -> int:
+    count = 1
+    for attr in image.attributes.values():
+        if not attr.is_ref() and attr.type == ir.AttributeType.GRAPH:
+            count += sum(1 for _ in attr.as_graph().all_nodes())
+        elif not attr.is_ref() and attr.type == ir.AttributeType.GRAPHS:
+            count += sum(1 for graph in attr.as_graphs() for _ in graph.all_nodes())
+    return count
 
 
 def _identity(image: NodeImage, graph: str) -> tuple[str, str, str]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from graphopt.errors import PassError, PipelineError, ToolFailed
 from graphopt.model import Model
-from graphopt.pipeline.entries import record_changes, record_diff
+from graphopt.pipeline.entries import net_nodes, record_changes, record_diff
 from graphopt.pipeline.instrument import Instrument, PassEvent
 from graphopt.pipeline.opaque import Toolbox, run_surgeon, run_tool
 from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
@@ -346,5 +346,5 @@ class _Attempt:
         entry.rewrites = len(done.changes)
         if done.changes:
             record_changes(entry, done.changes)
-            entry.nodes_after = self.outcome.model.node_count()
+            entry.nodes_after = entry.nodes_before + net_nodes(done.changes)
         return done.changes, bool(done.changes)

@@ -164,7 +164,9 @@ class _Comparison:
             yield f"outputs {counts[0]} > {counts[1]}"
 
     def _attribute_phrases(self, before: ir.Node, after: ir.Node) -> Iterator[str]:
-        values = [dict(side.attributes.get(n, ())) for side, n in zip(self._sides, (before, after), strict=True)]
+        values = [
+            dict(side.attributes.get(n, ())) for side, n in zip(self._sides, (before, after), strict=True)
+        ]
         for name in {**before.attributes, **after.attributes}:
             if values[0].get(name) != values[1].get(name):
                 a, b = before.attributes.get(name), after.attributes.get(name)

@@ -1,13 +1,15 @@
 """Finds, for the nodes of one graph, their partners in a changed version of it.
 
-Evidence is used from strong to weak: equal structure and name, equal names where structure shows that
-names can be trusted, equal structure alone, then closeness to matched nodes. Each step is linear.
+Evidence is used from strong to weak: equal structure and name, equal names that no structure speaks
+against, equal structure alone, then closeness to matched nodes. Where names might have moved from node
+to node, the match is made without them too, and the one that leaves fewer differences stands. Each step
+is linear.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -25,28 +27,32 @@ _DIFFERENT = 3
 _AMBIGUOUS = 2
 """The same for a node that is one of several as near."""
 _FARTHEST = 8
+_SUSPICIOUS = 10
+"""Where more than one of so many differences could be due to names that moved, names are left aside."""
+_CLEARLY = 1.3
+"""So many times fewer differences show that names had moved: a counter was off by some."""
 
 Key = Callable[[ir.Node], Hashable]
 
 
 @dataclass(eq=False)
 class Partners:
-    """The matched nodes of two models, both ways, and how far names have proved true."""
+    """The matched nodes of two models, both ways."""
 
     after: dict[ir.Node, ir.Node] = field(default_factory=dict[ir.Node, ir.Node])
     before: dict[ir.Node, ir.Node] = field(default_factory=dict[ir.Node, ir.Node])
-    confirmed: int = 0
-    contradicted: int = 0
 
     def join(self, before: ir.Node, after: ir.Node) -> None:
         """Make two nodes partners."""
         self.after[before] = after
         self.before[after] = before
 
-    @property
-    def names_lie(self) -> bool:
-        """Whether so many names moved to other nodes that a name says little: a counter has shifted."""
-        return self.contradicted * 3 > self.confirmed
+    def part(self, nodes: Iterable[ir.Node]) -> dict[ir.Node, ir.Node]:
+        """Undo the matches of ``nodes``, which are of the model before; gives back what they were."""
+        undone = {node: self.after.pop(node) for node in nodes if node in self.after}
+        for node in undone.values():
+            del self.before[node]
+        return undone
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +83,27 @@ class Matcher:
             ports: Corresponding inputs (True) and outputs (False) of the graphs.
         """
         self._join_unchanged()
-        if all(self._free()):
-            self._join_changed(ports)
+        free = self._free()
+        if not all(free):
+            return
+        self._join_changed(ports, trust_names=True)
+        price, doubtful = self._price(free[0])
+        if doubtful * _SUSPICIOUS < price:
+            return
+        named = self._partners.part(free[0])
+        self._join_changed(ports, trust_names=False)
+        if self._price(free[0])[0] * _CLEARLY > price:
+            self._partners.part(free[0])
+            self._join(named.items())
+
+    def _price(self, nodes: Iterable[ir.Node]) -> tuple[int, int]:
+        """How many nodes differ as it stands, and how many of those need not if matched otherwise."""
+        partners, local = self._partners.after, [side.local for side in self._sides]
+        pairs = [(node, partners[node]) for node in nodes if node in partners]
+        modified = sum(local[0][a] != local[1][b] or self._conflicts(a, b) > 0 for a, b in pairs)
+        free = self._free()
+        common = Counter(map(op_of, free[0])) & Counter(map(op_of, free[1]))
+        return len(free[0]) + len(free[1]) + modified, common.total() + modified
 
     def _join_unchanged(self) -> None:
         """Join the nodes of which nothing differs, upstream or downstream, not even the name."""
@@ -89,16 +114,14 @@ class Matcher:
             if b is not None and before.forward[a] == after.forward[b]:
                 if before.backward.get(a) == after.backward.get(b):
                     self._partners.join(a, b)
-                    self._partners.confirmed += 1
 
-    def _join_changed(self, ports: Sequence[tuple[ir.Value, ir.Value, bool]]) -> None:
+    def _join_changed(self, ports: Sequence[tuple[ir.Value, ir.Value, bool]], *, trust_names: bool) -> None:
         strong = self._strong_pairs()
         names = [self._named(_by_output), self._named(_by_name)]
-        self._weigh_names(strong, names[0])
         claimed = [{a for pairs in strong for a in pairs}, {b for pairs in strong for b in pairs.values()}]
         for named in names:
             self._join(pair for pair in named.items() if any(s.get(pair[0]) is pair[1] for s in strong))
-        if not self._partners.names_lie:
+        if trust_names:
             for named in names:
                 self._join(p for p in named.items() if p[0] not in claimed[0] and p[1] not in claimed[1])
         forward, backward, _ = self._keys()
@@ -140,20 +163,6 @@ class Matcher:
 
     def _named(self, key: Key) -> dict[ir.Node, ir.Node]:
         return dict(_unique_pairs(*self._free(), (key, key)))
-
-    def _weigh_names(
-        self, strong: Sequence[Mapping[ir.Node, ir.Node]], named: Mapping[ir.Node, ir.Node]
-    ) -> None:
-        owners = {b: a for a, b in named.items()}
-        for node in self._free()[0]:
-            found = [pairs[node] for pairs in strong if node in pairs]
-            if not found:
-                continue
-            namesake = named.get(node)
-            if namesake is not None and any(partner is namesake for partner in found):
-                self._partners.confirmed += 1
-            elif namesake is not None or any(partner in owners for partner in found):
-                self._partners.contradicted += 1
 
     def _join_buckets(self, keys: tuple[Key, Key], tie: tuple[Key, Key]) -> None:
         left, right = self._free()
@@ -246,7 +255,10 @@ class Matcher:
             return None
         best: tuple[int, ir.Node, ir.Node] | None = None
         local = [side.local for side in self._sides]
-        for keys, penalty in (((local[0].__getitem__, local[1].__getitem__), 0), ((op_of, op_of), _DIFFERENT)):
+        for keys, penalty in (
+            ((local[0].__getitem__, local[1].__getitem__), 0),
+            ((op_of, op_of), _DIFFERENT),
+        ):
             firsts = _firsts(left, keys[0])
             for key, (node, distance, several) in _firsts(right, keys[1]).items():
                 if key not in firsts:

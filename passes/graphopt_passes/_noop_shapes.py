@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -24,7 +24,7 @@ class Same:
     but_for_zero: bool = False
 
 
-Answer = Union[Same, Declined, None]
+Answer: TypeAlias = "Same | Declined | None"
 
 
 def operand(node: ir.Node, index: int) -> ir.Value | None:

@@ -53,7 +53,9 @@ def _is_all(value: ir.Value | None, number: float) -> bool:
 def _broadcasts_into(small: ir.Value | None, large: ir.Value) -> bool:
     """Whether ``small`` broadcasts to the shape of ``large`` and does not change it."""
     tensor = facts.constant_tensor(small)
-    own = tuple(int(d) for d in tensor.shape.numpy()) if tensor is not None else facts.shape(small)
+    own: tuple[int | str | None, ...] | None = facts.shape(small)
+    if tensor is not None:
+        own = tensor.shape.numpy()
     if own == ():
         return True
     dims = facts.shape(large)

@@ -4,45 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
+from graphopt_passes._elementwise import data_inputs, may_be_elementwise, permuted
 
-_UNARY = frozenset(
-    {"Abs", "Acos", "Asin", "Atan", "Cast", "Ceil", "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor",
-     "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg",
-     "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign",
-     "Sqrt", "Tan", "Tanh", "ThresholdedRelu"}
-)  # fmt: skip
-_BINARY = frozenset(
-    {"Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Mul", "Or",
-     "PRelu", "Pow", "Sub", "Xor"}
-)  # fmt: skip
-_LONGEST_CHAIN = 16
+Perm = tuple[int, ...]
+_LARGEST_REGION = 12
+_LONGEST_PATH = 8
 
 
 @dataclass(frozen=True)
-class Chain:
-    """A Transpose, the elementwise nodes between, and the Transpose that it meets.
+class Region:
+    """A Transpose and what it is put through.
 
     Attributes:
-        last: The second Transpose, root of the site.
-        between: What lies between, in data order; empty for direct neighbours.
-        source: What the first Transpose reads.
-        perm: The permutation that is left of the two.
-        inverse: The permutation of the second, which the nodes between are put through.
+        root: The Transpose.
+        perm: Its permutation.
+        between: The elementwise nodes above it in the order of the data; empty where none are.
+        leaves: The values that ``between``, or the root itself, read from the Transposes above: for each
+            the source of that Transpose and the permutation that is left of it and the root's.
     """
 
-    last: ir.Node
-    source: ir.Value
-    perm: tuple[int, ...]
-    between: tuple[ir.Node, ...] = ()
-    inverse: tuple[int, ...] = ()
+    root: ir.Node
+    perm: Perm
+    between: tuple[ir.Node, ...]
+    leaves: dict[ir.Value, tuple[ir.Value, Perm]]
 
 
 @dataclass(frozen=True)
-class EliminateTranspose(RewritePass[Chain]):
+class EliminateTranspose(RewritePass[Region]):
     """Drop identity permutations, cancel inverse pairs, merge two into one, also across elementwise nodes.
 
     Why it pays:
@@ -50,55 +41,55 @@ class EliminateTranspose(RewritePass[Chain]):
         pairs of them around every block.
 
     When it does not apply:
-        Across elementwise nodes only where these have no other reader and every other operand is a
-        constant; where rank or permutation is not known; where the output must keep a name that its
-        source cannot take.
+        Across elementwise nodes only where all that varies comes from Transposes, nothing else reads what
+        lies between, and fewer Transposes are left than before; where a permutation is not known; where
+        the output must keep a name that its source cannot take.
 
     Numerics:
-        Exact: values move, none is computed anew.
+        Exact: values move, none is computed anew. Functions of which runtimes compute the last elements
+        of a buffer differently stay in their layout.
 
     Source:
-        ``Transpose(Transpose(x, p), q) = Transpose(x, [p[i] for i in q])``; elementwise functions
-        commute with permutations.
+        ``Transpose(Transpose(x, p), q) = Transpose(x, [p[i] for i in q])``; elementwise functions commute
+        with permutations.
     """
+
+    # It ends: each rewrite leaves fewer Transposes, or as many (a merge with one that others read too)
+    # of which one then stands lower in a chain of Transposes.
 
     name = "eliminate-transpose"
     roots = ("Transpose",)
     numerics = Numerics.EXACT
 
-    def match(self, node: ir.Node) -> Chain | Declined | None:
+    def match(self, node: ir.Node) -> Region | Declined | None:
         source, perm = node.inputs[0], _perm(node)
         if source is None or perm is None:
             return None
         if _is_identity(perm):
-            return facts.replaceable(node.outputs[0], source) or Chain(node, source, perm)
-        between: list[ir.Node] = []
-        value = source
-        while len(between) <= _LONGEST_CHAIN:
-            producer = value.producer()
-            if producer is None or producer.graph is not node.graph:
-                return None
-            if facts.is_op(producer, "Transpose"):
-                return _meet(producer, tuple(reversed(between)), node, perm)
-            following = _data_input(producer, perm)
-            if following is None or facts.sole_user(producer.outputs[0]) is None:
-                return None
-            between.append(producer)
-            value = following
-        return None
+            region = Region(node, perm, (), {source: (source, perm)})
+            return facts.replaceable(node.outputs[0], source) or region
+        region = _explore(node, source, perm) if _may_meet(source) else None
+        if region is None:
+            return None
+        if not region.between:
+            first, left = region.leaves[source]
+            return (facts.replaceable(node.outputs[0], first) if _is_identity(left) else None) or region
+        return _declined(region) or region
 
-    def rewrite(self, match: Chain, rw: Rewriter) -> None:
-        value = match.source
-        result = match.last.outputs[0]
-        if not _is_identity(match.perm):
-            like = None if match.between else result
-            value = rw.op("Transpose", [value], role="merged", attributes={"perm": match.perm}, like=like)
+    def rewrite(self, match: Region, rw: Rewriter) -> None:
+        moved: dict[ir.Value, ir.Value] = {}
+        merged: dict[tuple[ir.Value, Perm], ir.Value] = {}
+        for leaf, (source, perm) in match.leaves.items():
+            if (source, perm) not in merged:
+                merged[source, perm] = _transposed(source, perm, rw, len(merged))
+            moved[leaf] = merged[source, perm]
         for number, node in enumerate(match.between):
-            value = _moved(node, value, match.inverse, number, rw)
-        rw.replace(result, value)
+            moved[node.outputs[0]] = _again(node, moved, match.perm, number, rw)
+        assert match.root.inputs[0] is not None
+        rw.replace(match.root.outputs[0], moved[match.root.inputs[0]])
 
 
-def _perm(node: ir.Node) -> tuple[int, ...] | None:
+def _perm(node: ir.Node) -> Perm | None:
     perm = facts.attribute(node, "perm")
     if perm is not None:
         return tuple(perm)
@@ -109,74 +100,111 @@ def _perm(node: ir.Node) -> tuple[int, ...] | None:
     return None if rank is None else tuple(reversed(range(rank)))
 
 
-def _is_identity(perm: tuple[int, ...]) -> bool:
+def _is_identity(perm: Perm) -> bool:
     return perm == tuple(range(len(perm)))
 
 
-def _meet(
-    first: ir.Node, between: tuple[ir.Node, ...], last: ir.Node, perm: tuple[int, ...]
-) -> Chain | Declined | None:
-    source, former = first.inputs[0], _perm(first)
-    if source is None or former is None or len(former) != len(perm):
-        return None
-    merged = tuple(former[axis] for axis in perm)
-    if not between:
-        if not _is_identity(merged):
-            return Chain(last, source, merged)
-        return facts.replaceable(last.outputs[0], source) or Chain(last, source, merged)
-    # Worth it only where a transposition goes: the two must cancel, or the first must have no other
-    # reader, so that one is left of two.
-    if not _is_identity(merged) and facts.sole_user(first.outputs[0]) is None:
-        return Declined("the other Transpose has more readers")
-    return Chain(last, source, merged, between, perm)
-
-
-def _data_input(node: ir.Node, perm: tuple[int, ...]) -> ir.Value | None:
-    """The one input of an elementwise node that is not a constant; None where it is none of these."""
-    if node.domain != "" or len(node.outputs) != 1 or not node.inputs:
-        return None
-    if node.op_type in _UNARY:
-        return node.inputs[0]
-    if node.op_type not in _BINARY or len(node.inputs) != 2:
-        return None
-    varying = [value for value in node.inputs if facts.constant_tensor(value) is None]
-    constants = [value for value in node.inputs if facts.constant_tensor(value) is not None]
-    if len(varying) != 1 or varying[0] is None:
-        return None
-    rank = facts.rank(constants[0])
-    if rank is None or rank > len(perm) or facts.rank(varying[0]) != len(perm):
-        return None
-    # PRelu broadcasts its slope to the data, never the other way round.
-    if node.op_type == "PRelu" and node.inputs[0] is not varying[0]:
-        return None
-    return varying[0]
-
-
-def _moved(node: ir.Node, value: ir.Value, perm: tuple[int, ...], number: int, rw: Rewriter) -> ir.Value:
-    """``node`` again, in the layout behind the last Transpose: its constants are permuted likewise."""
-    data = _data_input(node, perm)
-    inputs: list[ir.Value | None] = []
-    for index, operand in enumerate(node.inputs):
-        if operand is data:
-            inputs.append(value)
-        elif node.op_type in _UNARY:
-            inputs.append(operand)
+def _may_meet(value: ir.Value) -> bool:
+    """A quick look along one path for a Transpose above, before `_explore` asks about all of them."""
+    for _ in range(_LONGEST_PATH + 1):
+        producer = value.producer()
+        if producer is None:
+            return False
+        if facts.is_op(producer, "Transpose"):
+            return True
+        if not may_be_elementwise(producer):
+            return False
+        for above in producer.inputs:
+            if above is not None and not facts.is_op(above.producer(), "Constant") and above.producer():
+                value = above
+                break
         else:
-            array = facts.constant(operand)
-            assert array is not None
-            if array.size == 1 and array.ndim == 0:
-                inputs.append(operand)
-                continue
-            full = array.reshape((1,) * (len(perm) - array.ndim) + array.shape)
-            moved = np.ascontiguousarray(np.transpose(full, perm))
-            inputs.append(rw.initializer(moved, role=f"constant.{number}.{index}"))
-    dims = facts.shape(node.outputs[0])
+            return False
+    return False
+
+
+def _explore(root: ir.Node, start: ir.Value, perm: Perm) -> Region | None:
+    """Walk up from ``start`` until Transposes stop every path; None where something else does."""
+    between: dict[ir.Node, None] = {}
+    leaves: dict[ir.Value, tuple[ir.Value, Perm]] = {}
+    stack: list[tuple[ir.Value, bool]] = [(start, False)]
+    seen: set[ir.Value] = set()
+    while stack:
+        value, done = stack.pop()
+        producer = value.producer()
+        if producer is None or producer.graph is not root.graph or len(seen) > _LARGEST_REGION:
+            return None
+        if done:
+            between[producer] = None
+            continue
+        if value in seen:
+            continue
+        seen.add(value)
+        if facts.is_op(producer, "Transpose"):
+            source, former = producer.inputs[0], _perm(producer)
+            if source is None or former is None or len(former) != len(perm):
+                return None
+            leaves[value] = (source, tuple(former[axis] for axis in perm))
+            continue
+        inputs = [producer.inputs[index] for index in data_inputs(producer, len(perm))]
+        if not inputs:
+            return None
+        stack.append((value, True))
+        stack.extend((varying, False) for varying in inputs if varying is not None)
+    return Region(root, perm, tuple(between), leaves)
+
+
+def _declined(region: Region) -> Declined | None:
+    """Why it would not pay, or not be possible, to move the root up through the nodes between."""
+    inside = {region.root, *region.between}
+    for node in region.between:
+        value = node.outputs[0]
+        if facts.is_observed(value) or any(use.node not in inside for use in value.uses()):
+            return Declined("a value between two Transposes has other readers")
+    before = 1 + sum(not _has_reader_outside(leaf, inside) for leaf in region.leaves)
+    after = len({left for left in region.leaves.values() if not _is_identity(left[1])})
+    return None if after < before else Declined("no Transpose would go")
+
+
+def _has_reader_outside(value: ir.Value, inside: set[ir.Node]) -> bool:
+    return facts.is_observed(value) or any(use.node not in inside for use in value.uses())
+
+
+def _transposed(source: ir.Value, perm: Perm, rw: Rewriter, number: int) -> ir.Value:
+    if _is_identity(perm):
+        return source
+    return rw.op(
+        "Transpose",
+        [source],
+        role=f"merged.{number}" if number else "merged",
+        attributes={"perm": perm},
+        like=source,
+        shape=_shuffled(source, perm),
+    )
+
+
+def _shuffled(value: ir.Value, perm: Perm) -> list[int | str | None] | None:
+    dims = facts.shape(value)
+    return None if dims is None else [dims[axis] for axis in perm]
+
+
+def _again(node: ir.Node, moved: dict[ir.Value, ir.Value], perm: Perm, number: int, rw: Rewriter) -> ir.Value:
+    """``node`` again in the layout behind the root, its constants permuted likewise."""
+    varying = data_inputs(node, len(perm))
+    inputs: list[ir.Value | None] = list(node.inputs)
+    for index, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        if index in varying:
+            inputs[index] = moved[value]
+        elif (array := permuted(value, len(perm), perm)) is not None:
+            inputs[index] = rw.initializer(array, role=f"constant.{number}.{index}")
     return rw.op(
         node.op_type,
         inputs,
         role=f"moved.{number}",
         attributes=node.attributes,
         like=node.outputs[0],
-        shape=None if dims is None else [dims[axis] for axis in perm],
+        shape=_shuffled(node.outputs[0], perm),
         origin=node,
     )
