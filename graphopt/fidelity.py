@@ -63,6 +63,20 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
+def inherit(before: ir.Model, after: ir.Model) -> None:
+    """Let a tool's result have what was kept aside of the model that the tool was given."""
+    for key in (_MODEL, _OPSETS):
+        if key in before.meta:
+            after.meta[key] = before.meta[key]
+    old, new = before.graph.meta.get(_GRAPH), after.graph.meta.get(_GRAPH)
+    if old is not None and new is not None:
+        # Which initializers the source had not listed as inputs is the source's matter, not the tool's.
+        after.graph.meta[_GRAPH] = (new[0], new[1], old[2])
+    for value, former in zip(after.graph.outputs, before.graph.outputs, strict=False):
+        if value.name == former.name and _TYPE in former.meta:
+            value.meta[_TYPE] = former.meta[_TYPE]
+
+
 def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     """Every tensor of a model with a name to call it by: initializers first, then attributes."""
     for graph in _graph_protos(proto.graph):

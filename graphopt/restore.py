@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import BadInput, PassError
-from graphopt.fidelity import tensors
+from graphopt.fidelity import inherit, tensors
 from graphopt.model import Model, paused_gc
 from graphopt.storage import external_range, read_proto
 
@@ -139,12 +139,7 @@ def _restore_fields(before: ir.Model, after: ir.Model, notes: list[str]) -> None
         new.update(old)
     after.graph.name = before.graph.name
     after.graph.doc_string = before.graph.doc_string
-    for key in ("graphopt.model",):
-        if key in before.meta:
-            after.meta[key] = before.meta[key]
-    for new, old in zip(after.graph.outputs, before.graph.outputs, strict=False):
-        if new.name == old.name:
-            new.meta.update(old.meta)
+    inherit(before, after)
 
 
 def _restore_nodes(before: ir.Model, after: ir.Model, notes: list[str]) -> None:

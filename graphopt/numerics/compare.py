@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphopt.errors import BadInput
-from graphopt.numerics.statistics import Leaf, Tally, magnitude
+from graphopt.numerics.statistics import Allowed, Leaf, Tally, magnitude
 from graphopt.numerics.values import Array, epsilon, flatten, is_float
 from graphopt.record.data import OutputCheck, Verdict
 from graphopt.rewrite.passes import Numerics
@@ -83,6 +83,7 @@ class Baseline:
             default tolerances from below as an output's own type does.
         skip: Outputs that cannot be compared, with the reason.
         quantized: Whether the model rounds activations to quantization steps.
+        grain: By output, the absolute steps in which its values come; added to the default tolerance.
 
     Raises:
         BadInput: A tolerance names an output that does not exist.
@@ -98,12 +99,14 @@ class Baseline:
         precision: float = 0.0,
         skip: Mapping[str, str] | None = None,
         quantized: bool = False,
+        grain: Mapping[str, float] | None = None,
     ) -> None:
         self.feeds = tuple(feeds)
         self.names = tuple(outputs[0]) if outputs else ()
         self._atol, self._rtol = atol, rtol
         self._precision = precision
         self._quantized = quantized
+        self._grain = dict(grain or {})
         self._skip = dict(skip or {})
         self._demand_names("atol", atol)
         self._demand_names("rtol", rtol)
@@ -165,7 +168,7 @@ class Baseline:
                 )
             for leaf, (_, array) in zip(leaves, found, strict=True):
                 if array is not None and leaf.array is not None:
-                    tally.add(feed, leaf, array, *self._tolerance(name, leaf.array))
+                    tally.add(feed, leaf, array, self._tolerance(name, leaf.array))
         entry = _entry(name, self.axes[name], tally, numerics)
         rounded = not tally.discrete and not tally.special and tally.share <= _STEPS
         if self._quantized and entry.verdict == "broken" and rounded:
@@ -173,12 +176,13 @@ class Baseline:
             entry.reason += " The model rounds to quantization steps, and flipped steps can do this."
         return entry
 
-    def _tolerance(self, name: str, reference: Array) -> tuple[float, float]:
+    def _tolerance(self, name: str, reference: Array) -> Allowed:
         least = _UNITS * max(epsilon(reference.dtype), self._precision)
         atol, rtol = _of(self._atol, name), _of(self._rtol, name)
-        return (
+        return Allowed(
             max(ATOL, least) if atol is None else atol,
             max(RTOL, least) if rtol is None else rtol,
+            self._grain.get(name, 0.0) if atol is None else 0.0,
         )
 
     def _demand_names(self, option: str, given: Tolerances) -> None:

@@ -77,6 +77,7 @@ class Judge:
             precision=reference.precision,
             skip=reference.skip,
             quantized=reference.quantized,
+            grain=reference.grain,
         )
 
     def judge(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +20,22 @@ from graphopt.numerics.values import digest, epsilon, flatten, is_float, named_d
 
 _QUANTIZERS = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+)
+_RANDOM = frozenset(
+    {
+        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+        *("Multinomial", "Bernoulli", "Dropout"),
+    }
+)
+# Two units at 1, four steps of ONNX Runtime's Sigmoid.
+_GRAIN = 2 * float(np.finfo(np.float32).eps)
+_MOST_VALUES = 500
+_MOVERS = frozenset(
+    {
+        *("Identity", "Cast", "Concat", "Split", "Slice", "Pad", "Where", "Expand", "Tile"),
+        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
+        *("Gather", "GatherElements", "GatherND", "TopK", "Max", "Min", "ReduceMax", "ReduceMin", "Mul"),
+    }
 )
 _LEVELS: tuple[Level, ...] = ("disable", "basic", "all")
 
@@ -65,6 +80,7 @@ class Reference:
         skip: The outputs that are not repeatable, with the reason.
         precision: The spacing at 1 of the coarsest float type inside the model; 0 for float32 and finer.
         quantized: Whether the model rounds activations to quantization steps.
+        grain: By output, the absolute steps in which its values come.
         notes: Sentences about how the reference had to be computed.
     """
 
@@ -75,6 +91,7 @@ class Reference:
     skip: Mapping[str, str]
     precision: float
     quantized: bool
+    grain: Mapping[str, float]
     notes: tuple[str, ...]
 
     @property
@@ -111,9 +128,21 @@ def establish(
     seen: dict[str, dict[str, str]] = {}
     plan = _plan(source, specs, spec, options, runtime, frozen or {}, seen)
     outputs = _outputs(spec, plan, runtime, label)
-    skip = _unrepeatable(spec, plan, outputs, seen, runtime, label)
-    quantized = any(op.rpartition("::")[2] in _QUANTIZERS for op in source.op_counts())
-    return Reference(label, spec, plan, outputs, skip, coarsest(source.ir), quantized, (*notes, *plan.notes))
+    operators = {op.rpartition("::")[2] for op in source.op_counts()}
+    skip: Mapping[str, str] = {}
+    if operators & _RANDOM or not _is_as_seen(plan, outputs, seen):
+        skip = _unrepeatable(spec, plan, outputs, runtime, label)
+    return Reference(
+        label,
+        spec,
+        plan,
+        outputs,
+        skip,
+        coarsest(source.ir),
+        bool(operators & _QUANTIZERS),
+        grains(source.ir),
+        (*notes, *plan.notes),
+    )
 
 
 def specs_of(model: Model, opened: Opened) -> tuple[ValueSpec, ...]:
@@ -196,25 +225,46 @@ def _finite(outputs: Outputs) -> float:
     return good / total if total else 1.0
 
 
-def _outputs(spec: SessionSpec, plan: FeedPlan, runtime: Runtime, label: str) -> tuple[Outputs, ...]:
+def grains(model: ir.Model) -> dict[str, float]:
+    """The absolute steps of outputs that a Sigmoid gives, however they are moved, joined or multiplied.
+
+    ONNX Runtime computes Sigmoid as 0.5 + r, so that its results are multiples of 3e-8: a score of 1e-4
+    cannot be had to better than 3e-4 of it, and a rounded logit moves it by a step.
+    """
+    return {output.name or "": _GRAIN for output in model.graph.outputs if _comes_from_sigmoid(output)}
+
+
+def _comes_from_sigmoid(output: ir.Value) -> bool:
+    pending, seen = [output], set[ir.Value]()
+    while pending and len(seen) < _MOST_VALUES:
+        value = pending.pop()
+        node = value.producer()
+        if value in seen or node is None:
+            continue
+        seen.add(value)
+        if node.op_type in ("Sigmoid", "HardSigmoid"):
+            return True
+        if node.op_type in _MOVERS:
+            pending.extend(value for value in node.inputs if value is not None)
+    return False
+
+
+def _outputs(
+    spec: SessionSpec, plan: FeedPlan, runtime: Runtime, label: str, *, seed: int = 0
+) -> tuple[Outputs, ...]:
     # A fresh session, as every candidate gets one: seeded random operators go on from run to run.
-    outcome = runtime.run(spec, plan.sets, fresh=True)
+    outcome = runtime.run(spec, plan.sets, fresh=True, seed=seed)
     if outcome.status != "ok":
         raise BadInput(f"{label} does not run on the feed {outcome.feed}: {outcome.error}")
     return outcome.outputs
 
 
 def _unrepeatable(
-    spec: SessionSpec,
-    plan: FeedPlan,
-    outputs: tuple[Outputs, ...],
-    seen: Mapping[str, Mapping[str, str]],
-    runtime: Runtime,
-    label: str,
+    spec: SessionSpec, plan: FeedPlan, outputs: tuple[Outputs, ...], runtime: Runtime, label: str
 ) -> dict[str, str]:
-    if all(_is_as_seen(seen.get(feed.key), values) for feed, values in zip(plan.sets, outputs, strict=True)):
-        return {}
-    again = _outputs(spec, plan, runtime, label)
+    # Random operators without a seed take it from the runtime and the node's position in the graph,
+    # and so repeat themselves in the same graph, but not in a rewritten one.
+    again = _outputs(spec, plan, runtime, label, seed=1)
     entries = Baseline(outputs, [feed.name for feed in plan.sets]).compare(again)
     return {
         entry.name: "It is not repeatable: two runs of the source on the same feeds differ."
@@ -223,7 +273,9 @@ def _unrepeatable(
     }
 
 
-def _is_as_seen(before: Mapping[str, str] | None, outputs: Mapping[str, Any]) -> bool:
-    return before is not None and all(
-        before.get(name) == digest({name: value}) for name, value in outputs.items()
+def _is_as_seen(plan: FeedPlan, outputs: tuple[Outputs, ...], seen: Mapping[str, Mapping[str, str]]) -> bool:
+    return all(
+        seen.get(feed.key, {}).get(name) == digest({name: value})
+        for feed, values in zip(plan.sets, outputs, strict=True)
+        for name, value in values.items()
     )

@@ -196,24 +196,27 @@ class Runtime:
         self._timeout = timeout
         self._memory = memory
 
-    def open(self, spec: SessionSpec, *, fresh: bool = False) -> Opened:
+    def open(self, spec: SessionSpec, *, fresh: bool = False, seed: int = 0) -> Opened:
         """Make the session of ``spec``, or find it warm.
 
         Args:
             spec: The session.
             fresh: Make it anew: random operators start from their seeds again.
+            seed: For random operators that have none.
 
         Raises:
             BadInput: The level or the provider does not exist in this ONNX Runtime.
         """
-        reply = self._call("open_session", spec, fresh)
+        reply = self._call("open_session", spec, fresh, seed)
         if reply.status != "ok":
             return Opened(*_failure(reply, "Making the session", self._timeout), seconds=reply.seconds)
         return Opened("ok", "", *reply.value)
 
-    def run(self, spec: SessionSpec, feeds: Sequence[FeedSet], *, fresh: bool = False) -> Outcome:
+    def run(
+        self, spec: SessionSpec, feeds: Sequence[FeedSet], *, fresh: bool = False, seed: int = 0
+    ) -> Outcome:
         """Make the session of ``spec`` once and run it on every feed, up to the first failure."""
-        opened = self.open(spec, fresh=fresh)
+        opened = self.open(spec, fresh=fresh, seed=seed)
         if opened.status != "ok":
             return Outcome(opened.status, opened.error, create_seconds=opened.seconds)
         outputs: list[Mapping[str, Any]] = []
@@ -291,7 +294,7 @@ _NOISE = (
     re.compile(r"^.*?\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", re.DOTALL),
     re.compile(r"^Exception during initialization: "),
     re.compile(r"^Load model from .*? failed:"),
-    re.compile(r"/\S*?onnxruntime/\S+\.(cc|h):\d+ (?:[^\n]*?\)(?: const)? |\S+ )"),
+    re.compile(r"/\S*?onnxruntime/\S+\.(cc|h):\d+ (?:[^\n]*?\)(?: const)?(?:::<lambda\(.*?\)>)? |\S+ )"),
     re.compile(r"^Non-zero status code returned while running "),
     re.compile(r" Name:''"),
     re.compile(r"Status Message: "),

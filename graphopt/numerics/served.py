@@ -33,7 +33,7 @@ _feeds: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 _Ports = tuple[tuple[str, str], ...]
 
 
-def open_session(spec: SessionSpec, fresh: bool) -> tuple[_Ports, _Ports, float]:
+def open_session(spec: SessionSpec, fresh: bool, seed: int = 0) -> tuple[_Ports, _Ports, float]:
     """Make a session, or find it warm: its inputs and outputs (name, type), and the seconds it took."""
     key = _key(spec)
     found = _sessions.pop(key, None)
@@ -42,6 +42,7 @@ def open_session(spec: SessionSpec, fresh: bool) -> tuple[_Ports, _Ports, float]
         del found
         while len(_sessions) >= _MOST_SESSIONS:
             _sessions.popitem(last=False)
+        ort.set_seed(seed)
         begin = time.perf_counter()
         found = make(spec)
         seconds = time.perf_counter() - begin

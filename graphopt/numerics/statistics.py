@@ -79,6 +79,21 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowed:
+    """How far an element may be off: ``atol * scale(slice) + rtol * |reference| + grain``.
+
+    Attributes:
+        atol: Share of the slice's scale.
+        rtol: Share of the reference element.
+        grain: The absolute steps in which the values come, whatever their size.
+    """
+
+    atol: float
+    rtol: float
+    grain: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Worst:
     """The element with the largest error for its tolerance (``ratio``, over 1 is outside)."""
 
@@ -127,7 +142,7 @@ class Tally:
     share: float = 0.0
     worst: Worst = field(default_factory=Worst)
 
-    def add(self, feed: str, leaf: Leaf, actual: Array, atol: float, rtol: float) -> None:
+    def add(self, feed: str, leaf: Leaf, actual: Array, allowed: Allowed) -> None:
         """Take in one array of the candidate, of the reference's dtype and shape."""
         expected = leaf.array
         if expected is None:
@@ -147,13 +162,12 @@ class Tally:
         if is_float(expected.dtype):
             # Infinity minus infinity is looked at where it occurs; squares may overflow.
             with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-                self._add_floats(feed, leaf, expected, actual, atol, rtol)
+                self._add_floats(feed, leaf, expected, actual, allowed)
         else:
             self._add_discrete(feed, leaf, expected, actual)
 
-    def _add_floats(
-        self, feed: str, leaf: Leaf, expected: Array, actual: Array, atol: float, rtol: float
-    ) -> None:
+    def _add_floats(self, feed: str, leaf: Leaf, expected: Array, actual: Array, tolerance: Allowed) -> None:
+        atol = tolerance.atol
         sums = _Sums()
         left, right, shape = _as_blocks(expected, leaf.axis), _as_blocks(actual, leaf.axis), expected.shape
         for key in _blocks(left.shape):
@@ -167,8 +181,8 @@ class Tally:
             np.abs(e, out=e)
             self._relate(error, e)
             slices = key[1]
-            allowed = e * rtol
-            allowed += (atol * leaf.scale[slices])[:, None]
+            allowed = e * tolerance.rtol
+            allowed += (atol * leaf.scale[slices] + tolerance.grain)[:, None]
             ratio = error / allowed
             if atol == 0:
                 ratio[error == 0] = 0.0  # not 0 / 0

@@ -86,9 +86,9 @@ class Matcher:
         free = self._free()
         if not all(free):
             return
-        self._join_changed(ports, trust_names=True)
+        by_name = self._join_changed(ports, trust_names=True)
         price, doubtful = self._price(free[0])
-        if doubtful * _SUSPICIOUS < price:
+        if not by_name or doubtful * _SUSPICIOUS < price:
             return
         named = self._partners.part(free[0])
         self._join_changed(ports, trust_names=False)
@@ -97,13 +97,14 @@ class Matcher:
             self._join(named.items())
 
     def _price(self, nodes: Iterable[ir.Node]) -> tuple[int, int]:
-        """How many nodes differ as it stands, and how many of those need not if matched otherwise."""
+        """How many nodes differ as it stands, and how many of those hint at wrong matches."""
         partners, local = self._partners.after, [side.local for side in self._sides]
         pairs = [(node, partners[node]) for node in nodes if node in partners]
-        modified = sum(local[0][a] != local[1][b] or self._conflicts(a, b) > 0 for a, b in pairs)
+        crossed = sum(self._conflicts(a, b) > 0 for a, b in pairs)
+        modified = sum(local[0][a] != local[1][b] and not self._conflicts(a, b) for a, b in pairs)
         free = self._free()
         common = Counter(map(op_of, free[0])) & Counter(map(op_of, free[1]))
-        return len(free[0]) + len(free[1]) + modified, common.total() + modified
+        return len(free[0]) + len(free[1]) + crossed + modified, common.total() + crossed
 
     def _join_unchanged(self) -> None:
         """Join the nodes of which nothing differs, upstream or downstream, not even the name."""
@@ -121,9 +122,12 @@ class Matcher:
         claimed = [{a for pairs in strong for a in pairs}, {b for pairs in strong for b in pairs.values()}]
         for named in names:
             self._join(pair for pair in named.items() if any(s.get(pair[0]) is pair[1] for s in strong))
+        by_name = 0
         if trust_names:
             for named in names:
-                self._join(p for p in named.items() if p[0] not in claimed[0] and p[1] not in claimed[1])
+                by_name += self._join(
+                    p for p in named.items() if p[0] not in claimed[0] and p[1] not in claimed[1]
+                )
         forward, backward, _ = self._keys()
         self._join_buckets(forward, backward)
         self._join_buckets(backward, forward)
@@ -132,6 +136,7 @@ class Matcher:
         for named in names:
             self._join(named.items())
         self._spread(ports)
+        return by_name
 
     def _keys(self) -> tuple[tuple[Key, Key], ...]:
         before, after = self._sides
@@ -145,11 +150,12 @@ class Matcher:
         after, before = self._partners.after, self._partners.before
         return [n for n in self._nodes[0] if n not in after], [n for n in self._nodes[1] if n not in before]
 
-    def _join(self, pairs: Iterable[tuple[ir.Node, ir.Node]]) -> None:
-        partners = self._partners
+    def _join(self, pairs: Iterable[tuple[ir.Node, ir.Node]]) -> int:
+        partners, before = self._partners, len(self._partners.after)
         for a, b in pairs:
             if a not in partners.after and b not in partners.before:
                 partners.join(a, b)
+        return len(partners.after) - before
 
     def _strong_pairs(self) -> list[dict[ir.Node, ir.Node]]:
         forward, backward, local = self._keys()

@@ -28,14 +28,10 @@ _BROADCASTING = frozenset(
     {"Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Mul", "Or",
      "PRelu", "Sub", "Sum", "Where", "Xor"}
 )  # fmt: skip
-_ALL = _UNARY | _UNARY_IN_SINGLE | _QUANTIZING | _BROADCASTING | {"Cast"}
+ELEMENTWISE = _UNARY | _UNARY_IN_SINGLE | _QUANTIZING | _BROADCASTING | {"Cast"}
+"""For a quick look at a node; `data_inputs` decides."""
 _LARGEST_CONSTANT = 1 << 20
 """Elements of a constant that may be stored a second time, in another layout."""
-
-
-def may_be_elementwise(node: ir.Node) -> bool:
-    """A quick look at the operator; `data_inputs` decides."""
-    return node.op_type in _ALL and node.domain == ""
 
 
 def data_inputs(node: ir.Node, rank: int) -> tuple[int, ...]:

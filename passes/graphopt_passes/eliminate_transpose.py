@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
-from graphopt_passes._elementwise import data_inputs, may_be_elementwise, permuted
+from graphopt_passes._elementwise import ELEMENTWISE, data_inputs, permuted
 
 Perm = tuple[int, ...]
 _LARGEST_REGION = 12
@@ -106,21 +106,19 @@ def _is_identity(perm: Perm) -> bool:
 
 def _may_meet(value: ir.Value) -> bool:
     """A quick look along one path for a Transpose above, before `_explore` asks about all of them."""
+    producer = value.producer()
     for _ in range(_LONGEST_PATH + 1):
-        producer = value.producer()
-        if producer is None:
+        if producer is None or producer.op_type == "Transpose":
+            break
+        if producer.op_type not in ELEMENTWISE:
             return False
-        if facts.is_op(producer, "Transpose"):
-            return True
-        if not may_be_elementwise(producer):
-            return False
-        for above in producer.inputs:
-            if above is not None and not facts.is_op(above.producer(), "Constant") and above.producer():
-                value = above
+        inputs = producer.inputs
+        producer = None
+        for above in inputs:
+            producer = None if above is None else above.producer()
+            if producer is not None and producer.op_type != "Constant":
                 break
-        else:
-            return False
-    return False
+    return producer is not None and producer.op_type == "Transpose"
 
 
 def _explore(root: ir.Node, start: ir.Value, perm: Perm) -> Region | None:
