@@ -91,8 +91,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert canonical(onnx.load(tmp_path / "out.onnx")) == canonical(source)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # onnx's own test data
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # onnx computes its test data with overflows
 def test_node_suite_comes_back() -> None:
     from onnx.backend.test.case.node import collect_testcases
 

@@ -68,13 +68,15 @@ class EliminateTranspose(RewritePass[Region]):
         if _is_identity(perm):
             region = Region(node, perm, (), {source: (source, perm)})
             return facts.replaceable(node.outputs[0], source) or region
-        region = _explore(node, source, perm) if _may_meet(source) else None
-        if region is None:
-            return None
-        if not region.between:
-            first, left = region.leaves[source]
-            return (facts.replaceable(node.outputs[0], first) if _is_identity(left) else None) or region
-        return _declined(region) or region
+        first = source.producer()
+        if first is not None and facts.is_op(first, "Transpose") and first.graph is node.graph:
+            leaf = _past(first, perm)
+            if leaf is None:
+                return None
+            declined = facts.replaceable(node.outputs[0], leaf[0]) if _is_identity(leaf[1]) else None
+            return declined or Region(node, perm, (), {source: leaf})
+        region = _explore(node, source, perm) if _may_meet(first) else None
+        return region if region is None else _declined(region) or region
 
     def rewrite(self, match: Region, rw: Rewriter) -> None:
         moved: dict[ir.Value, ir.Value] = {}
@@ -104,9 +106,16 @@ def _is_identity(perm: Perm) -> bool:
     return perm == tuple(range(len(perm)))
 
 
-def _may_meet(value: ir.Value) -> bool:
+def _past(first: ir.Node, perm: Perm) -> tuple[ir.Value, Perm] | None:
+    """What a Transpose reads, and the permutation that is left of it and of ``perm`` after it."""
+    source, former = first.inputs[0], _perm(first)
+    if source is None or former is None or len(former) != len(perm):
+        return None
+    return source, tuple(former[axis] for axis in perm)
+
+
+def _may_meet(producer: ir.Node | None) -> bool:
     """A quick look along one path for a Transpose above, before `_explore` asks about all of them."""
-    producer = value.producer()
     for _ in range(_LONGEST_PATH + 1):
         if producer is None or producer.op_type == "Transpose":
             break
@@ -139,10 +148,10 @@ def _explore(root: ir.Node, start: ir.Value, perm: Perm) -> Region | None:
             continue
         seen.add(value)
         if facts.is_op(producer, "Transpose"):
-            source, former = producer.inputs[0], _perm(producer)
-            if source is None or former is None or len(former) != len(perm):
+            leaf = _past(producer, perm)
+            if leaf is None:
                 return None
-            leaves[value] = (source, tuple(former[axis] for axis in perm))
+            leaves[value] = leaf
             continue
         inputs = [producer.inputs[index] for index in data_inputs(producer, len(perm))]
         if not inputs:
