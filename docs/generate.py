@@ -1,12 +1,15 @@
-"""Writes what is generated in this folder: the pass reference, and with ``--picture`` the README's picture."""
+"""Writes what is generated: the pass reference and the record's schema; with ``--picture MODEL`` the README's picture."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import msgspec
+
 from graphopt.pipeline.describe import render_reference
 from graphopt.pipeline.registry import Registry
+from graphopt.record.data import Record
 
 HERE = Path(__file__).parent
 
@@ -14,6 +17,11 @@ HERE = Path(__file__).parent
 def reference() -> str:
     """The content of passes.md: every pass that comes with graphopt."""
     return render_reference(Registry.load())
+
+
+def schema() -> str:
+    """The JSON Schema of a record, which ships with the package."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Record)), indent=2).decode() + "\n"
 
 
 def picture(model: Path) -> None:
@@ -35,5 +43,6 @@ def picture(model: Path) -> None:
 
 if __name__ == "__main__":
     (HERE / "passes.md").write_text(reference(), encoding="utf-8")
+    (HERE.parent / "graphopt" / "record" / "schema.json").write_text(schema(), encoding="utf-8")
     if len(sys.argv) == 3 and sys.argv[1] == "--picture":
         picture(Path(sys.argv[2]))

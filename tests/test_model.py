@@ -141,7 +141,8 @@ def test_external_data_is_not_read_until_needed(tmp_path: Path) -> None:
     assert (tmp_path / "out.onnx.data").exists()
     again = onnx.load(tmp_path / "out.onnx")
     np.testing.assert_array_equal(
-        numpy_helper.to_array(again.graph.initializer[0]), numpy_helper.to_array(weighted().graph.initializer[0])
+        numpy_helper.to_array(again.graph.initializer[0]),
+        numpy_helper.to_array(weighted().graph.initializer[0]),
     )
 
 

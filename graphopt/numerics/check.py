@@ -44,7 +44,8 @@ class Checker:
     ) -> None:
         self.options = options or CheckOptions()
         self._runtime = Runtime(worker, timeout=self.options.timeout)
-        self._path = path
+        # The process that runs models may have another working directory.
+        self._path = None if path is None else path.absolute()
         self._scratch = Path(tempfile.mkdtemp(prefix="graphopt-check-"))
         self._begun: tuple[object, ...] | None = None
         self._source: Model | None = None
@@ -170,7 +171,7 @@ class Checker:
         begin = time.perf_counter()
         if self._loaded is None:
             self._loaded = self._judge.judge(replace(self.reference.spec, level="all"))
-        spec = SessionSpec(str(path), "all", self.options.provider, self.options.threads, config)
+        spec = SessionSpec(str(Path(path).absolute()), "all", self.options.provider, self.options.threads, config)
         final = self._judge.judge(spec, changes, lossy=lossy)
         self._runtime.close(spec)
         verdict, reason = self._blame(final, self._loaded, changes)
@@ -196,7 +197,7 @@ class Checker:
                 "broken", reason, faults, entry, loaded, self.feeds, self.tolerance, tuple(notes)
             )
         change = Signature(changes=True, dims=frozen) if frozen else KEEPS
-        spec = self._write(candidate) if path is None else replace(self.reference.spec, path=str(path))
+        spec = self._write(candidate) if path is None else replace(self.reference.spec, path=str(path.absolute()))
         entry = self._judge.judge(spec, [change]).entry
         loaded = self._as_loaded(spec.path, [change], lossy=False)
         self._runtime.close(spec)
@@ -241,7 +242,7 @@ class Checker:
         folder.mkdir()
         path = folder / "candidate.onnx"
         model.write(path)
-        return replace(self.reference.spec, path=str(path))
+        return replace(self.reference.spec, path=str(path.absolute()))
 
     def _drop(self, spec: SessionSpec) -> None:
         self._runtime.close(spec)

@@ -1,0 +1,169 @@
+"""The command line as a user meets it: exit codes, sentences, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from graphopt.cli import run as cli
+
+FAULTY = str(Path(__file__).parents[1] / "faulty_passes.py")
+TEXT = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[N, 3] x) => (float[N, 3] y) { a = Identity(x) y = Relu(a) }"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(onnx.parser.parse_model(TEXT), "m.onnx")
+    return tmp_path
+
+
+def test_run_writes_the_result_and_a_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (here / "m.onnx").read_bytes()
+    assert cli(["run", "m.onnx", "--pipeline", "eliminate-identity", "--record", "r.json"]) == 0
+    output = capsys.readouterr().out
+    assert "2 > 1" in output
+    assert "identical" in output
+    assert "wrote    m.opt.onnx" in output
+    assert all(len(line) <= 100 for line in output.splitlines())
+    assert len(onnx.load("m.opt.onnx").graph.node) == 1
+    assert (here / "m.onnx").read_bytes() == before
+    record = json.loads((here / "r.json").read_text())
+    assert record["schema"] == "graphopt.record/1"
+    assert record["result"]["path"] == "m.opt.onnx"
+
+
+def test_dry_run_writes_nothing(here: Path) -> None:
+    assert cli(["run", "m.onnx", "--dry-run", "-q", "--pipeline", "eliminate-identity"]) == 0
+    assert [path.name for path in here.iterdir()] == ["m.onnx"]
+
+
+def test_json_is_the_record(here: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert cli(["run", "m.onnx", "--json", "--pipeline", "exact"]) == 0
+    assert json.loads(capsysbinary.readouterr().out)["pipeline"].startswith("fixpoint(")
+
+
+def test_nothing_to_do_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["run", "m.onnx", "--pipeline", "eliminate-dead"]) == 0
+    assert "nothing left to do" in capsys.readouterr().out
+
+
+def test_a_broken_model_is_exit_1_and_not_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "m.onnx", "--plugin", FAULTY, "--pipeline", "eliminate-identity,wrong-relu"]
+    assert cli(arguments) == 1
+    printed = capsys.readouterr()
+    assert "broken" in printed.out
+    assert "'wrong-relu' breaks the model" in printed.err
+    assert "--skip wrong-relu" in printed.err
+    assert not (here / "m.opt.onnx").exists()
+    assert cli([*arguments, "--on-failure", "rollback"]) == 3
+    assert "rolled back" in capsys.readouterr().out
+    assert len(onnx.load("m.opt.onnx").graph.node) == 1
+
+
+def test_check_and_diff(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["run", "m.onnx", "-q", "-o", "o.onnx", "--pipeline", "eliminate-identity"]) == 0
+    assert cli(["check", "m.onnx", "o.onnx"]) == 0
+    assert "identical" in capsys.readouterr().out
+    assert cli(["diff", "m.onnx", "o.onnx"]) == 0
+    assert "- Identity" in capsys.readouterr().out
+    other = onnx.load("o.onnx")
+    other.graph.node[0].op_type = "Abs"
+    onnx.save(other, "wrong.onnx")
+    assert cli(["check", "m.onnx", "wrong.onnx"]) == 1
+    assert "broken" in capsys.readouterr().out
+
+
+def test_records_can_be_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, extra in (("a", []), ("b", ["--skip", "eliminate-identity"])):
+        assert cli(["run", "m.onnx", "-q", "--pipeline", "exact", "--record", f"{name}.json", *extra]) == 0
+    assert cli(["diff", "a.json", "b.json"]) == 0
+    assert "eliminate-identity: changed > skipped" in capsys.readouterr().out
+
+
+def test_passes_and_doctor(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["passes"]) == 0
+    assert "fold-conv-bn" in capsys.readouterr().out
+    assert cli(["passes", "ort"]) == 0
+    assert "level" in capsys.readouterr().out
+    assert cli(["doctor"]) == 0
+    assert "worker process" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "none.onnx"], "No such file: none.onnx"),
+        (["run", "."], "is a folder"),
+        (["run", "m.onnx", "-o", "m.onnx"], "input model"),
+        (["run", "m.onnx", "-o", "none/o.onnx"], "the folder none does not exist"),
+        (["run", "m.onnx", "--pipeline", "eliminate-identty"], "did you mean 'eliminate-identity'"),
+        (["run", "m.onnx", "--pipeline", "ort{levl=all}"], "did you mean 'level'"),
+        (["run", "m.onnx", "--pipeline", "ort{level=top}"], "basic, extended, layout or all"),
+        (["run", "m.onnx", "--pipeline", "ortlevel=all", "ortx=1"], "shell split"),
+        (["run", "m.onnx", "--pipeline", "bad.toml"], r"bad.toml:2: unknown key 'skips'.*'skip'"),
+        (["run", "m.onnx", "--skip", "nothing"], "no pass 'nothing'"),
+        (["run", "m.onnx", "--set", "ort.levl=all"], "did you mean 'level'"),
+        (["run", "m.onnx", "--plugin", "none.py"], "none.py"),
+        (["run", "m.onnx", "--atol", "x"], "--atol x"),
+        (["run", "m.onnx", "--dim", "q=1"], "'q'"),
+        (["run", "m.onnx", "--inputs", "none.npz"], "none.npz"),
+        (["run", "m.onnx", "--provider", "Nope"], "no provider 'Nope'"),
+        (["run", "new.onnx"], "opset 99"),
+        (["check", "m.onnx", "none.onnx"], "No such file"),
+        (["diff", "m.onnx", "r.json"], "two of a kind"),
+        (["passes", "nothing"], "Unknown pass 'nothing'"),
+        (["export", "none.pt"], "No such file|pip install"),
+        (["nonsense"], "No such command"),
+        (["run"], "Missing argument"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_2(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    import re
+
+    (here / "bad.toml").write_text('base = "portable"\nskips = ["x"]\n')
+    newer = onnx.parser.parse_model(TEXT)
+    newer.opset_import[0].version = 99
+    (here / "new.onnx").write_bytes(newer.SerializeToString())
+    files = sorted(here.iterdir())
+    assert cli(arguments) == 2
+    printed = capsys.readouterr()
+    assert re.search(says, printed.err)
+    assert len(printed.err.strip().splitlines()) == 1
+    assert "Traceback" not in printed.err
+    assert sorted(here.iterdir()) == files
+
+
+def test_a_fault_of_ours_is_exit_70(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("graphopt.api.run", fail)
+    assert cli(["run", "m.onnx"]) == 70
+    message = capsys.readouterr().err
+    assert "RuntimeError: a bug" in message
+    trace = Path(message.split()[-1])
+    assert "Traceback" in trace.read_text()
+    trace.unlink()
+
+
+def test_help_is_quick_to_load_and_grouped() -> None:
+    heavy = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim")
+    code = (
+        "import sys\nfrom graphopt.cli import run\n"
+        f"run(['--help'])\nprint('LOADED', [m for m in {heavy} if m in sys.modules])"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert "LOADED []" in output
+    for group in ("deploy", "debug", "authors", "other"):
+        assert group in output

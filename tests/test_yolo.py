@@ -1,0 +1,79 @@
+"""The whole job on a real YOLOv8n: exported, optimized, checked, and still predicting the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import graphopt
+from graphopt.errors import BadInput
+from graphopt.export import export
+
+pytestmark = [pytest.mark.yolo, pytest.mark.filterwarnings("ignore")]  # Ultralytics and PyTorch warn a lot
+pytest.importorskip("ultralytics")
+
+
+@pytest.fixture(scope="module")
+def yolo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("yolo")
+    done = export("yolov8n.yaml", folder / "yolov8n.onnx", {"imgsz": "320", "opset": "17"})
+    assert done.origin == "random weights, seed 0"
+    assert [path.name for path in folder.iterdir()] == ["yolov8n.onnx"]
+    yield done.path
+
+
+def boxes(path: Path) -> Any:
+    """What Ultralytics' own backend and non-maximum suppression make of a picture."""
+    import torch
+    from torch.nn.functional import interpolate
+    from ultralytics.nn.autobackend import AutoBackend
+    from ultralytics.utils.nms import non_max_suppression
+
+    coarse = torch.rand((1, 3, 16, 16), generator=torch.Generator().manual_seed(3))
+    picture = interpolate(coarse, size=(320, 320), mode="bicubic").clamp(0, 1)
+    backend = AutoBackend(str(path), device=torch.device("cpu"), verbose=False)
+    assert len(backend.names) == 80
+    output = backend(picture)
+    return non_max_suppression(torch.as_tensor(output[0] if isinstance(output, list) else output), 0.25, 0.45)
+
+
+@pytest.mark.parametrize("pipeline", ["default", "portable", "this-cpu"])
+def test_the_result_predicts_the_same(yolo: Path, tmp_path: Path, pipeline: str) -> None:
+    import torch
+
+    result = graphopt.run(yolo, pipeline, samples=3)
+    assert result.ok
+    assert result.record.result is not None
+    assert result.record.result.metadata_kept == result.record.result.metadata_total >= 10
+    if pipeline == "portable":
+        assert result.model.node_count() <= 234
+        assert result.record.result.portability == "any runtime"
+    result.save(tmp_path / "opt.onnx")
+    expected, actual = boxes(yolo)[0], boxes(tmp_path / "opt.onnx")[0]
+    assert len(expected) > 10
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_exported_twice_is_the_same(yolo: Path, tmp_path: Path) -> None:
+    again = export("yolov8n.yaml", tmp_path / "again.onnx", {"imgsz": "320", "opset": "17"})
+    assert onnx.load(again.path).graph == onnx.load(yolo).graph
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "says"),
+    [
+        ("yolov8n.yaml", {"imgz": "320"}, "Unknown export option 'imgz', did you mean 'imgsz'"),
+        ("nothing.pt", {}, "No such file"),
+        ("model.bin", {}, "give a .pt or .yaml"),
+    ],
+)
+def test_what_does_not_export_is_one_sentence(
+    tmp_path: Path, source: str, options: dict[str, str], says: str
+) -> None:
+    with pytest.raises(BadInput, match=says):
+        export(source, tmp_path / "out.onnx", options)
+    assert list(tmp_path.iterdir()) == []
