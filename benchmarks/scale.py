@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,7 +45,13 @@ def chain(count: int, path: Path) -> None:
     """Write a model of ``count`` nodes."""
     nodes: list[onnx.NodeProto] = []
     last = "x"
-    kinds = (("Identity", {}), ("Add", {}), ("Transpose", {"perm": [1, 0]}), ("Transpose", {"perm": [1, 0]}))
+    swap: dict[str, Any] = {"perm": [1, 0]}
+    kinds: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("Identity", {}),
+        ("Add", {}),
+        ("Transpose", swap),
+        ("Transpose", swap),
+    )
     while len(nodes) < count:
         for op, attributes in kinds:
             name = f"v{len(nodes)}"

@@ -1,4 +1,4 @@
-"""Writes what is generated: the pass reference and the record's schema; with ``--picture MODEL`` the README's picture."""
+"""Writes what is generated: pass reference, record schema; with ``--picture MODEL`` the README's picture."""
 
 from __future__ import annotations
 

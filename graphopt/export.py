@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -102,12 +103,10 @@ def _parsed(name: str, text: str) -> Any:
         return [_parsed(name, part) for part in text.strip("[]").split(",")]
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    number = re.fullmatch(r"[+-]?\d+(\.\d+)?", text)
+    if number is None:
+        return text
+    return float(text) if number[1] else int(text)
 
 
 def export_here(source: str, folder: str, options: dict[str, Any]) -> str:
@@ -176,10 +175,20 @@ def _move_classes(network: Any, generator: Any) -> None:
     for name in ("cv3", "one2one_cv3"):
         for branch in getattr(head, name, None) or ():
             last = branch[-1]
-            logits: list[Any] = []
-            hook = last.register_forward_hook(lambda _, __, out, into=logits: into.append(out))
-            network(_images(generator))
-            hook.remove()
+            logits = _outputs_of(last, network, _images(generator))
             if logits:
                 above = torch.quantile(torch.cat(logits).flatten()[:1_000_000], 1 - _SCORES_ABOVE)
                 last.bias += torch.logit(torch.tensor(_CONFIDENCE)) - above
+
+
+def _outputs_of(module: Any, network: Any, images: Any) -> list[Any]:
+    """What ``module`` gives while ``network`` looks at ``images``."""
+    seen: list[Any] = []
+
+    def note(_: Any, __: Any, output: Any) -> None:
+        seen.append(output)
+
+    hook = module.register_forward_hook(note)
+    network(images)
+    hook.remove()
+    return seen

@@ -65,7 +65,7 @@ def to_proto(source: Source) -> onnx.ModelProto:
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy
-    return Model.from_ir(source).proto()
+    return Model(source).proto()
 
 
 def ops(source: Source) -> list[str]:
@@ -156,17 +156,18 @@ def _assert_equal(
 
 def _fill(kind: str, dtype: np.dtype[Any], dims: list[int], rng: np.random.Generator) -> np.ndarray[Any, Any]:
     if dtype.kind == "b":
-        return rng.random(dims) > 0.5
+        return np.asarray(rng.random(dims) > 0.5)
     if dtype.kind in "iu":
         low, high = (0, 1) if kind == "zeros" else (0, 100) if dtype.kind == "u" else (-100, 100)
-        return rng.integers(low, high, dims).astype(dtype)
+        return np.asarray(rng.integers(low, high, dims), dtype)
     if kind == "normal":
-        return rng.standard_normal(dims).astype(dtype)
+        return np.asarray(rng.standard_normal(dims), dtype)
     if kind == "wide":
-        return (rng.standard_normal(dims) * 10.0 ** rng.integers(-4, 5, dims)).astype(dtype)
+        with np.errstate(all="ignore"):
+            return np.asarray(rng.standard_normal(dims) * 10.0 ** rng.integers(-4, 5, dims)).astype(dtype)
     values = (0.0, -0.0) if kind == "zeros" else _SPECIAL
     with np.errstate(all="ignore"):
-        return rng.choice(np.array(values), dims).astype(dtype)
+        return np.asarray(rng.choice(np.array(values), dims)).astype(dtype)
 
 
 def _ports(content: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -198,7 +198,10 @@ def test_a_failing_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
 
 
 def write(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
+    def make(path: Path) -> None:
+        path.write_bytes(content)
+
+    return make
 
 
 def external(location: str, data: bytes | None) -> Callable[[Path], None]:
@@ -214,6 +217,10 @@ def external(location: str, data: bytes | None) -> Callable[[Path], None]:
             (path.parent / location).write_bytes(data)
 
     return make
+
+
+def nothing(_: Path) -> None:
+    """Makes no file."""
 
 
 def doubled_initializer(path: Path) -> None:
@@ -237,8 +244,8 @@ def undefined(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: None, "No such file"),
-        (lambda path: path.mkdir(), "is a folder"),
+        (nothing, "No such file"),
+        (Path.mkdir, "is a folder"),
         (write(b""), "is empty"),
         (write(b"hello, this is text"), "is a text file"),
         (write(b"PK\3\4" + bytes(100)), "zip archive"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ pytest.importorskip("ultralytics")
 
 
 @pytest.fixture(scope="module")
-def yolo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("yolo")
     done = export("yolov8n.yaml", folder / "yolov8n.onnx", {"imgsz": "320", "opset": "17"})
     assert done.origin == "random weights, seed 0"
     assert [path.name for path in folder.iterdir()] == ["yolov8n.onnx"]
-    yield done.path
+    return done.path
 
 
 def boxes(path: Path) -> Any:

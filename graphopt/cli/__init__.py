@@ -50,7 +50,8 @@ def _usage(error: Exception, arguments: list[str]) -> str:
     from graphopt.pipeline.grammar import looks_shell_split
 
     if "unexpected extra argument" in text.lower() and looks_shell_split(arguments):
-        text = f"{text.rstrip('.')}. It looks as if your shell split the pipeline text at a brace: put it in quotes."
+        hint = "It looks as if your shell split the pipeline text at a brace: put it in quotes."
+        text = f"{text.rstrip('.')}. {hint}"
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 

@@ -20,7 +20,7 @@ def export(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="OUT", help="The file to write (default: STEM.onnx)."),
+        typer.Option("-o", "--output", metavar="OUT", help="What to write (default: STEM.onnx)."),
     ] = None,
     quiet: o.Quiet = False,
 ) -> int:

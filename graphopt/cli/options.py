@@ -48,14 +48,14 @@ Atol = Annotated[
     typer.Option(
         "--atol",
         metavar="[OUTPUT=]X",
-        help="Absolute tolerance, a share of the slice's scale (default: 1e-5).",
+        help="Absolute, a share of the slice's scale (default: 1e-5).",
     ),
 ]
 Rtol = Annotated[
     list[str] | None, typer.Option("--rtol", metavar="[OUTPUT=]X", help="Relative tolerance (default: 1e-4).")
 ]
 Provider = Annotated[
-    str, typer.Option("--provider", metavar="NAME", help="ONNX Runtime's execution provider.")
+    str | None, typer.Option("--provider", metavar="NAME", help="ONNX Runtime's execution provider.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of a session.")]
 Timeout = Annotated[

@@ -25,7 +25,7 @@ def run(
     setting: o.Settings = None,
     check: Annotated[
         Literal["pass", "off"] | None,
-        typer.Option("--check", help="When to check the numerics (default: pass)."),
+        typer.Option("--check", help="When to check (default: pass)."),
     ] = None,
     on_failure: Annotated[
         Literal["stop", "rollback"] | None,

@@ -171,7 +171,9 @@ class Checker:
         begin = time.perf_counter()
         if self._loaded is None:
             self._loaded = self._judge.judge(replace(self.reference.spec, level="all"))
-        spec = SessionSpec(str(Path(path).absolute()), "all", self.options.provider, self.options.threads, config)
+        spec = SessionSpec(
+            str(Path(path).absolute()), "all", self.options.provider, self.options.threads, config
+        )
         final = self._judge.judge(spec, changes, lossy=lossy)
         self._runtime.close(spec)
         verdict, reason = self._blame(final, self._loaded, changes)
@@ -197,7 +199,11 @@ class Checker:
                 "broken", reason, faults, entry, loaded, self.feeds, self.tolerance, tuple(notes)
             )
         change = Signature(changes=True, dims=frozen) if frozen else KEEPS
-        spec = self._write(candidate) if path is None else replace(self.reference.spec, path=str(path.absolute()))
+        spec = (
+            self._write(candidate)
+            if path is None
+            else replace(self.reference.spec, path=str(path.absolute()))
+        )
         entry = self._judge.judge(spec, [change]).entry
         loaded = self._as_loaded(spec.path, [change], lossy=False)
         self._runtime.close(spec)

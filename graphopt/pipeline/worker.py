@@ -108,6 +108,7 @@ class Worker:
             assert self._connection is not None
             assert self._output is not None
             offset = self._output.stat().st_size
+            ended: tuple[Status, str] | None
             try:
                 self._connection.send_bytes(message)
                 ended = self._wait(timeout, memory or int(psutil.virtual_memory().total * _MEMORY_SHARE))
@@ -121,7 +122,8 @@ class Worker:
             output = self._printed(offset)
             seconds = time.perf_counter() - begin
             if content is not None:
-                return Reply(**pickle.loads(content), output=output, seconds=seconds)
+                reply: Any = pickle.loads(content)
+                return Reply(**reply, output=output, seconds=seconds)
             assert ended is not None
             self._stop()
             return Reply(ended[0], error=ended[1], output=output, seconds=seconds)

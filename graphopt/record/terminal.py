@@ -220,15 +220,14 @@ def worst_output(record: Record) -> OutputCheck | None:
 
 
 def describe(output: OutputCheck) -> str:
-    """Where an output differs most, in one line."""
-    parts: list[str] = []
-    if output.worst_slice is not None:
-        parts.append(f"worst slice {output.worst_slice} of axis {output.axis}")
-    parts.append(number(output.max_abs))
-    if output.worst_index is not None:
-        parts.append(f"at [{','.join(map(str, output.worst_index))}]:")
-        parts.append(f"{_plain(output.actual)} for {_plain(output.expected)}")
-    return " ".join(parts)
+    """The element that is worst for the scale of its slice, in one line."""
+    place = "" if output.worst_slice is None else f"worst slice {output.worst_slice} of axis {output.axis}: "
+    if output.worst_index is None:
+        return f"{place}max error {number(output.max_abs)}"
+    values = f"{_plain(output.actual)} for {_plain(output.expected)}"
+    if isinstance(output.actual, float) and isinstance(output.expected, float):
+        values = f"{number(abs(output.actual - output.expected))}, {values}"
+    return f"{place}{values} at [{','.join(map(str, output.worst_index))}]"
 
 
 def _plain(value: float | str | None) -> str:
@@ -255,8 +254,7 @@ def check_report(report: CheckReport) -> RenderableType:
     parts: list[RenderableType] = [verdict_text(report.verdict)]
     if report.reason:
         parts.append(Text(report.reason))
-    for fault in report.signature:
-        parts.append(Text(f"signature: {fault}", style="red"))
+    parts.extend(Text(f"signature: {fault}", style="red") for fault in report.signature)
     if not report.signature:
         parts.extend((Text(), check_table("not optimized", report.numerics)))
         loaded = CheckEntry(report.as_loaded.verdict, outputs=report.as_loaded.outputs)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from graphopt import facts
 
-_UNARY = frozenset(
+UNARY = frozenset(
     {"Abs", "BitwiseNot", "Ceil", "Clip", "Floor", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
      "LeakyRelu", "Neg", "Not", "Reciprocal", "Relu", "Round", "Sign", "Softsign", "Sqrt",
      "ThresholdedRelu"}
@@ -28,7 +28,7 @@ _BROADCASTING = frozenset(
     {"Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Mul", "Or",
      "PRelu", "Sub", "Sum", "Where", "Xor"}
 )  # fmt: skip
-ELEMENTWISE = _UNARY | _UNARY_IN_SINGLE | _QUANTIZING | _BROADCASTING | {"Cast"}
+ELEMENTWISE = UNARY | _UNARY_IN_SINGLE | _QUANTIZING | _BROADCASTING | {"Cast"}
 """For a quick look at a node; `data_inputs` decides."""
 _LARGEST_CONSTANT = 1 << 20
 """Elements of a constant that may be stored a second time, in another layout."""
@@ -41,7 +41,7 @@ def data_inputs(node: ir.Node, rank: int) -> tuple[int, ...]:
     """
     if node.domain != "" or len(node.outputs) != 1 or not node.inputs or node.inputs[0] is None:
         return ()
-    if node.op_type in _UNARY:
+    if node.op_type in UNARY:
         return (0,)
     if node.op_type in _UNARY_IN_SINGLE:
         return (0,) if facts.dtype(node.inputs[0]) in _SINGLE else ()

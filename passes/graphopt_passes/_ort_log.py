@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -56,7 +57,7 @@ def known_names() -> frozenset[str]:
     return frozenset(name for name in (*registered, *RULES) if name not in _GROUPS)
 
 
-def verbose_options(level: str) -> ort.SessionOptions:
+def verbose_options(level: str) -> Any:
     """Session options that make the log tell what the optimizer does."""
     options = ort.SessionOptions()
     options.graph_optimization_level = LEVELS[level]

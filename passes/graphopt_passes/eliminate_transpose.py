@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
-from graphopt_passes._elementwise import ELEMENTWISE, data_inputs, permuted
+from graphopt_passes._elementwise import ELEMENTWISE, UNARY, data_inputs, permuted
 
 Perm = tuple[int, ...]
 _LARGEST_REGION = 12
@@ -95,11 +95,23 @@ def _perm(node: ir.Node) -> Perm | None:
     perm = facts.attribute(node, "perm")
     if perm is not None:
         return tuple(perm)
-    rank = facts.rank(node.inputs[0])
+    rank = facts.rank(node.outputs[0])
     if rank is None:
-        rank = facts.rank(node.outputs[0])
+        rank = _rank(node.inputs[0])
     # Left out, it reverses the axes.
     return None if rank is None else tuple(reversed(range(rank)))
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    """The number of axes, known or passed on from above."""
+    for _ in range(_LONGEST_PATH):
+        producer = None if value is None else value.producer()
+        if facts.rank(value) is not None or producer is None:
+            break
+        if facts.is_op(producer, "Transpose") and (perm := facts.attribute(producer, "perm")) is not None:
+            return len(perm)
+        value = producer.inputs[0] if facts.is_op(producer, "Transpose", *UNARY) else None
+    return facts.rank(value)
 
 
 def _is_identity(perm: Perm) -> bool:
@@ -110,6 +122,8 @@ def _past(first: ir.Node, perm: Perm) -> tuple[ir.Value, Perm] | None:
     """What a Transpose reads, and the permutation that is left of it and of ``perm`` after it."""
     source, former = first.inputs[0], _perm(first)
     if source is None or former is None or len(former) != len(perm):
+        return None
+    if facts.rank(source) not in (None, len(perm)):
         return None
     return source, tuple(former[axis] for axis in perm)
 
@@ -164,10 +178,8 @@ def _explore(root: ir.Node, start: ir.Value, perm: Perm) -> Region | None:
 def _declined(region: Region) -> Declined | None:
     """Why it would not pay, or not be possible, to move the root up through the nodes between."""
     inside = {region.root, *region.between}
-    for node in region.between:
-        value = node.outputs[0]
-        if facts.is_observed(value) or any(use.node not in inside for use in value.uses()):
-            return Declined("a value between two Transposes has other readers")
+    if any(_has_reader_outside(node.outputs[0], inside) for node in region.between):
+        return Declined("a value between two Transposes has other readers")
     before = 1 + sum(not _has_reader_outside(leaf, inside) for leaf in region.leaves)
     after = len({left for left in region.leaves.values() if not _is_identity(left[1])})
     return None if after < before else Declined("no Transpose would go")
@@ -192,7 +204,7 @@ def _transposed(source: ir.Value, perm: Perm, rw: Rewriter, number: int) -> ir.V
 
 def _shuffled(value: ir.Value, perm: Perm) -> list[int | str | None] | None:
     dims = facts.shape(value)
-    return None if dims is None else [dims[axis] for axis in perm]
+    return [dims[axis] for axis in perm] if dims is not None and len(dims) == len(perm) else None
 
 
 def _again(node: ir.Node, moved: dict[ir.Value, ir.Value], perm: Perm, number: int, rw: Rewriter) -> ir.Value:

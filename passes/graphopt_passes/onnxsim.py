@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,5 @@ class OnnxSim(OpaquePass):
 
 
 def _optimizer_passes() -> frozenset[str]:
-    from onnxsim import onnxsim_cpp2py_export
-
-    return frozenset(onnxsim_cpp2py_export._list_optimizers())
+    native: Any = importlib.import_module("onnxsim.onnxsim_cpp2py_export")
+    return frozenset(native._list_optimizers())

@@ -8,12 +8,14 @@ import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 import pytest
-from graphopt_passes.eliminate_transpose import EliminateTranspose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt import Gate
+from graphopt import Gate, Model
+from graphopt.rewrite.driver import SiteBook, rewrite
 from graphopt.rewrite.gate import Skip
+from graphopt.rewrite.workspace import Workspace
+from graphopt_passes.eliminate_transpose import EliminateTranspose
 from tests import support
 
 STEP = EliminateTranspose()
@@ -58,7 +60,7 @@ BACK = "Transpose<perm=[2,0,1]>"
         pytest.param("a = Neg(x) y = Transpose<perm=[0,1,2]>(a)", ["Neg"], id="identity at the output"),
         pytest.param(f"a = {T}(x) b = {BACK}(a) y = Abs(b)", ["Abs"], id="inverse pair"),
         pytest.param("a = Transpose(x) b = Transpose(a) y = Abs(b)", ["Abs"], id="perm left out"),
-        pytest.param(f"a = {T}(x) b = {T}(a) y = {T}(b)", ["Transpose"], id="three at input and output"),
+        pytest.param(f"a = {T}(x) b = {T}(a) y = {T}(b)", ["Transpose"] * 2, id="three at input and output"),
         pytest.param(f"a = {T}(x) b = {T}(a) c = {T}(b) y = Neg(c)", ["Neg"], id="three"),
         pytest.param(f"a = {T}(x) b = Relu(a) y = {BACK}(b)", ["Relu"], id="across a unary node"),
         pytest.param(
@@ -73,16 +75,16 @@ BACK = "Transpose<perm=[2,0,1]>"
         pytest.param(
             f"a = {T}(x) b = Neg(x) c = {T}(b) d = Mul(a, c) y = {BACK}(d)", ["Neg", "Mul"], id="two alike"
         ),
-        pytest.param(
-            f"a = {T}(x) b = {T}(x) d = Sub(a, b) y = {BACK}(d)", ["Sub"], id="two of one source"
-        ),
+        pytest.param(f"a = {T}(x) b = {T}(x) d = Sub(a, b) y = {BACK}(d)", ["Sub"], id="two of one source"),
         pytest.param(
             f"a = {T}(x) b = Transpose<perm=[1,2,0]>(x) c = Less(a, b) d = Where(c, a, b) y = {BACK}(d)",
             ["Less", "Where"],
             id="across Where",
         ),
         pytest.param(
-            f"a = {T}(x) b = Cast<to=10>(a) c = Cast<to=1>(b) y = {BACK}(c)", ["Cast", "Cast"], id="across Cast"
+            f"a = {T}(x) b = Cast<to=10>(a) c = Cast<to=1>(b) y = {BACK}(c)",
+            ["Cast", "Cast"],
+            id="across Cast",
         ),
     ],
 )
@@ -92,7 +94,9 @@ def test_removes(body: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "dims"), [("float[5]", "5"), ("float", ""), ("float[n]", "n")], ids=["vector", "number", "dynamic"]
+    ("shape", "dims"),
+    [("float[5]", "5"), ("float", ""), ("float[n]", "n")],
+    ids=["vector", "number", "dynamic"],
 )
 def test_removes_a_reversal_of_less_than_two_axes(shape: str, dims: str) -> None:
     text = graph("a = Transpose(x) y = Neg(a)", f"{shape} x", f"{shape} y")
@@ -109,7 +113,9 @@ def test_merges_past_a_transpose_with_other_readers() -> None:
     body = f"a = {T}(x) z = Neg(a) y = Transpose<perm=[1,0,2]>(a)"
     ops, _, after = run(graph(body, outputs="float[4,3,2] y, float[3,4,2] z"))
     assert sorted(ops) == ["Neg", "Transpose", "Transpose"]
-    assert {node.inputs[0].name for node in after.graph if node.op_type == "Transpose" and node.inputs[0]} == {"x"}
+    assert {
+        node.inputs[0].name for node in after.graph if node.op_type == "Transpose" and node.inputs[0]
+    } == {"x"}
 
 
 def test_cancels_past_a_transpose_that_is_an_output() -> None:
@@ -118,10 +124,7 @@ def test_cancels_past_a_transpose_that_is_an_output() -> None:
 
 
 def test_leaves_fewer_where_permutations_do_not_cancel() -> None:
-    body = (
-        f"a = {T}(x) b = Transpose<perm=[1,2,0]>(w) c = Add(a, b)"
-        " y = Transpose<perm=[1,0,2]>(c)"
-    )
+    body = f"a = {T}(x) b = Transpose<perm=[1,2,0]>(w) c = Add(a, b) y = Transpose<perm=[1,0,2]>(c)"
     ops, _, after = run(graph(body, "float[2,3,4] x, float[2,3,4] w", "float[4,3,2] y"))
     assert sorted(ops) == ["Add", "Transpose", "Transpose"]
     assert perms(after) == [(2, 1, 0), (2, 1, 0)]
@@ -143,7 +146,11 @@ def test_leaves_fewer_where_permutations_do_not_cancel() -> None:
 def test_permutes_constants(constant: str, expected: tuple[int, ...], body: str) -> None:
     ops, _, after = run(graph(f"a = {T}(x) {body} y = {BACK}(b)", values=constant))
     assert ops == [body.split()[2].split("(")[0]]
-    (shape,) = [tuple(tensor.shape) for tensor in support.to_proto(after).graph.initializer for tensor in [onnx.numpy_helper.to_array(tensor)]]
+    (shape,) = [
+        tuple(tensor.shape)
+        for tensor in support.to_proto(after).graph.initializer
+        for tensor in [onnx.numpy_helper.to_array(tensor)]
+    ]
     assert shape == expected
 
 
@@ -197,7 +204,11 @@ def test_per_tensor_quantization_is_elementwise_per_axis_is_not() -> None:
 )
 def test_stays_put(middle: str, values: str) -> None:
     body = f"a = {T}(x) {middle} y = {BACK}(b)"
-    inputs = "float[2,3,4] x" + (", float[3,4,2] w" if " w)" in body else "") + (", float[2] q" if "q" in body else "")
+    inputs = (
+        "float[2,3,4] x"
+        + (", float[3,4,2] w" if " w)" in body else "")
+        + (", float[2] q" if "q" in body else "")
+    )
     text = graph(body, inputs, "float[2,3,4] y" + (", float[3,4,2] z" if "z =" in body else ""), values)
     if "custom" in body:
         after, done = support.apply(STEP, text)
@@ -323,7 +334,8 @@ def test_a_value_returned_by_name_stays() -> None:
         )
     )
     outer.graph.node.append(onnx.helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner))
-    after, done = support.apply(STEP, outer)
+    after = Model.from_proto(outer).ir
+    done = rewrite(STEP, STEP.name, Workspace(after), SiteBook(Gate()))
     assert len(done.changes) == 1
     assert support.ops(after) == ["Transpose", "Neg", "If"]
 
@@ -363,7 +375,11 @@ def test_in_functions(parameters: str, body: str, expected: list[str], declined:
 
 
 def test_knows_no_permutation_without_rank() -> None:
-    text = graph("b = Reshape(x, s) c = Transpose(b) d = Transpose(c) y = Neg(d)", "float[2,3] x, int64[r] s", "float[n,m] y")
+    text = graph(
+        "b = Reshape(x, s) c = Transpose(b) d = Transpose(c) y = Neg(d)",
+        "float[2,3] x, int64[r] s",
+        "float[n,m] y",
+    )
     source = support.proto(text)
     source.graph.value_info.clear()
     after, done = support.apply(STEP, source)
@@ -392,12 +408,12 @@ def test_any_opset(opset: int) -> None:
 
 
 def test_a_skipped_site_keeps_the_others() -> None:
-    body = f"a = {T}(x) b = {BACK}(a) c = Neg(b) d = {T}(c) e = {BACK}(d) y = Abs(e)"
+    body = f"a = {T}(x) b = {BACK}(a) c = Log(b) d = {T}(c) e = {BACK}(d) y = Abs(e)"
     _, done = support.apply(STEP, graph(body))
     keys = [str(change.site.key) for change in done.changes]
     assert keys == ["eliminate-transpose@b", "eliminate-transpose@e"]
     gate = Gate(skips=frozenset([Skip.parse(keys[0])]))
-    assert run(graph(body), gate)[0] == ["Transpose", "Transpose", "Neg", "Abs"]
+    assert run(graph(body), gate)[0] == ["Transpose", "Transpose", "Log", "Abs"]
 
 
 def test_looks_at_each_node_a_bounded_number_of_times() -> None:
@@ -412,7 +428,8 @@ def test_looks_at_each_node_a_bounded_number_of_times() -> None:
     def chain(length: int) -> int:
         looks.clear()
         body = "v0 = Neg(x) " + " ".join(
-            f"a{i} = {T}(v{i}) b{i} = Add(a{i}, c) d{i} = {BACK}(b{i}) v{i + 1} = Neg(d{i})" for i in range(length)
+            f"a{i} = {T}(v{i}) b{i} = Add(a{i}, c) d{i} = {BACK}(b{i}) v{i + 1} = Neg(d{i})"
+            for i in range(length)
         )
         text = graph(f"{body} y = Abs(v{length})", values="float[2] c = {1, 2}")
         after, done = support.apply(Counting(), text)
@@ -443,7 +460,9 @@ def networks(draw: st.DrawFn) -> onnx.ModelProto:
             nodes.append(make("Transpose", [source], [name], perm=perm))
             shape = tuple(shape[axis] for axis in (perm or (2, 1, 0)))
         elif kind == "unary":
-            nodes.append(make(draw(st.sampled_from(("Relu", "Neg", "Sigmoid", "Identity"))), [source], [name]))
+            nodes.append(
+                make(draw(st.sampled_from(("Relu", "Neg", "Sigmoid", "Identity"))), [source], [name])
+            )
         elif kind == "constant":
             keep = draw(st.lists(st.booleans(), min_size=3, max_size=3))
             dims = tuple(dim if kept else 1 for dim, kept in zip(shape, keep, strict=True))
@@ -473,7 +492,14 @@ def networks(draw: st.DrawFn) -> onnx.ModelProto:
 @given(networks())
 @settings(max_examples=150, deadline=None)
 def test_any_network_keeps_its_values_and_gets_no_transposes(source: onnx.ModelProto) -> None:
-    ops, _, _ = run(source)
-    before = support.ops(source)
-    assert ops.count("Transpose") <= before.count("Transpose")
-    assert len(ops) <= len(before)
+    before, after = support.ops(source), source
+    for _ in before:
+        after, done = support.apply(STEP, after)
+        ops = support.ops(after)
+        assert ops.count("Transpose") <= before.count("Transpose")
+        assert len(ops) <= len(before)
+        if not done.changes:
+            break
+    else:
+        pytest.fail("the pass does not come to an end")
+    support.assert_same(source, after)

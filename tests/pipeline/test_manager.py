@@ -105,7 +105,10 @@ def test_rollback_does_not_check_twice() -> None:
 
 
 def test_skips_leave_out_passes_and_sites() -> None:
-    assert entry(run("eliminate-identity", skip=["eliminate-identity"]), "eliminate-identity").status == "skipped"
+    assert (
+        entry(run("eliminate-identity", skip=["eliminate-identity"]), "eliminate-identity").status
+        == "skipped"
+    )
     for skip in ("eliminate-identity@n2", "eliminate-identity@c"):
         result = run("eliminate-identity", skip=[skip])
         assert [site.node for site in entry(result, "eliminate-identity").sites] == ["n0", "n4"]
