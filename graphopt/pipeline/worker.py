@@ -114,7 +114,8 @@ class Worker:
                 ended = self._wait(timeout, memory or int(psutil.virtual_memory().total * _MEMORY_SHARE))
                 content = None if ended else self._connection.recv_bytes()
             except (EOFError, OSError):
-                ended, content = ("crashed", self._epitaph()), None
+                ended = ("crashed", self._epitaph())
+                content = None
             except BaseException:
                 # Ctrl-C while waiting: what the process does is of no use any more.
                 self._stop()
