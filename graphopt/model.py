@@ -390,7 +390,8 @@ def _subgraphs(node: ir.Node) -> list[ir.Graph]:
 def _port(value: ir.Value, *, optional: bool = False) -> Port:
     dims = None
     if value.shape is not None:
-        dims = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+        # Some exporters write -1 for a dim that they do not know.
+        dims = tuple((d if d >= 0 else None) if isinstance(d, int) else d.value for d in value.shape)
     kind, dtype = _kind(value.type)
     if fidelity.hidden_type(value) is not None:
         kind = "map"

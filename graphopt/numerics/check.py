@@ -14,7 +14,7 @@ from graphopt.numerics.compare import ATOL, RTOL, Tolerances, worst
 from graphopt.numerics.judge import Digests, Judge, Judgement, digests
 from graphopt.numerics.reference import CheckOptions, Reference, establish
 from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
-from graphopt.numerics.signature import loose_faults, metadata_faults, signature_faults
+from graphopt.numerics.signature import Promise, loose_faults, metadata_faults, signature_faults
 from graphopt.numerics.sizes import shapes_of
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.worker import Worker, pool
@@ -48,7 +48,7 @@ class Checker:
         self._path = None if path is None else path.absolute()
         self._scratch = Path(tempfile.mkdtemp(prefix="graphopt-check-"))
         self._begun: tuple[object, ...] | None = None
-        self._source: Model | None = None
+        self._promise: Promise | None = None
         self._reference: Reference | None = None
         self._judge: Judge | None = None
         self._loaded: Judgement | None = None
@@ -101,7 +101,7 @@ class Checker:
         self._begin(source, frozen)
 
     def _begin(self, source: Model, frozen: Mapping[str, int]) -> None:
-        begun = (source.interface(), source.node_count(), source.initializer_bytes(), tuple(frozen.items()))
+        begun = (source.digest(), tuple(frozen.items()))
         if begun == self._begun:
             self._digests = {(): self._digests[()]}
             return
@@ -110,11 +110,11 @@ class Checker:
         if path is None:
             path = self._scratch / "source.onnx"
             source.write(path)
-        # The passes will change the model in place: what is asked of it later is asked of a copy.
-        self._source = source.clone()
+        # The passes will change the model in place.
+        self._promise = Promise.of(source)
         self._loaded = None
         self._reference = establish(source, path, self.options, self._runtime, frozen)
-        shapes = shapes_of({p.name: p.shape for p in source.interface().inputs if p.shape is not None})
+        shapes = shapes_of({p.name: p.shape for p in self._promise.interface.inputs if p.shape is not None})
         atol, rtol = self.options.atol, self.options.rtol
         self._judge = Judge(self._reference, shapes, self._runtime, atol=atol, rtol=rtol)
         self._digests = {(): digests(self._reference.outputs)}
@@ -127,12 +127,12 @@ class Checker:
         """Check the model after a pass that changed it: the signature first, then the numerics."""
         if not event.changed:
             return None
-        assert self._source is not None
+        assert self._promise is not None
         assert self._judge is not None
         begin = time.perf_counter()
         steps = (*event.earlier, event.step)
         changes = signatures(steps)
-        faults = signature_faults(self._source, event.model, changes)
+        faults = signature_faults(self._promise, event.model, changes)
         if faults:
             return CheckEntry("broken", time.perf_counter() - begin, reason=_sentence(faults))
         spec = self._write(event.model)
@@ -190,8 +190,10 @@ class Checker:
         frozen = _narrowed(source, candidate)
         self._begin(source, frozen)
         assert self._judge is not None
-        notes = [*self.reference.notes, *map(_sentence, ([f] for f in metadata_faults(source, candidate)))]
-        faults = tuple(loose_faults(source, candidate))
+        assert self._promise is not None
+        lost = metadata_faults(self._promise, candidate)
+        notes = [*self.reference.notes, *(_sentence([fault]) for fault in lost)]
+        faults = tuple(loose_faults(self._promise, candidate))
         if faults:
             reason = _sentence(faults)
             entry, loaded = CheckEntry("broken", reason=reason), AsLoaded("not checked", reason=reason)

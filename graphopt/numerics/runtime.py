@@ -296,7 +296,7 @@ _NOISE = (
     re.compile(r"^Load model from .*? failed:"),
     re.compile(r"/\S*?onnxruntime/\S+\.(cc|h):\d+ (?:[^\n]*?\)(?: const)?(?:::<lambda\(.*?\)>)? |\S+ )"),
     re.compile(r"^Non-zero status code returned while running "),
-    re.compile(r" Name:''"),
+    re.compile(r" (?:Name:|with name )''"),
     re.compile(r"Status Message: "),
     re.compile(r"Please fix either the inputs/outputs or the model\.?"),
 )

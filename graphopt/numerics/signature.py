@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from graphopt.model import Model, Port
+from graphopt.model import Interface, Model, Port
 from graphopt.numerics.sizes import resolve, shapes_of
 from graphopt.rewrite.passes import Signature
 
 
-def signature_faults(source: Model, candidate: Model, changes: Sequence[Signature] = ()) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a model promised at one moment, kept while passes change it.
+
+    Attributes:
+        interface: Its inputs and outputs.
+        metadata: Its metadata.
+    """
+
+    interface: Interface
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: Model) -> Promise:
+        """What ``model`` promises now."""
+        return cls(model.interface(), dict(model.ir.metadata_props))
+
+
+def signature_faults(source: Promise, candidate: Model, changes: Sequence[Signature] = ()) -> list[str]:
     """What of the source's signature the candidate breaks.
 
     Args:
-        source: The model as it was.
+        source: What the source promised.
         candidate: The model now.
         changes: What passes declared that they change, in order. A frozen dim must be a number in the
             inputs; a pass that maps feeds or outputs answers for them itself.
@@ -21,7 +40,7 @@ def signature_faults(source: Model, candidate: Model, changes: Sequence[Signatur
     Returns:
         One phrase for each fault, the first one the gravest.
     """
-    before, after = source.interface(), candidate.interface()
+    before, after = source.interface, candidate.interface()
     faults: list[str] = []
     frozen: dict[str, int] = {}
     for change in changes:
@@ -38,9 +57,9 @@ def signature_faults(source: Model, candidate: Model, changes: Sequence[Signatur
     return faults
 
 
-def loose_faults(source: Model, candidate: Model) -> list[str]:
+def loose_faults(source: Promise, candidate: Model) -> list[str]:
     """Like `signature_faults`, for a model from anywhere: names, order and types, and shapes that clash."""
-    before, after = source.interface(), candidate.interface()
+    before, after = source.interface, candidate.interface()
     return [
         *_port_faults("input", before.inputs, after.inputs, exact=False),
         *_port_faults("output", before.outputs, after.outputs, exact=False),
@@ -48,10 +67,10 @@ def loose_faults(source: Model, candidate: Model) -> list[str]:
     ]
 
 
-def metadata_faults(source: Model, candidate: Model) -> list[str]:
+def metadata_faults(source: Promise, candidate: Model) -> list[str]:
     """The entries of the source's metadata that are lost or changed."""
     kept = candidate.ir.metadata_props
-    lost = [key for key, value in source.ir.metadata_props.items() if kept.get(key) != value]
+    lost = [key for key, value in source.metadata.items() if kept.get(key) != value]
     if not lost:
         return []
     more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""

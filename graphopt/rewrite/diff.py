@@ -16,8 +16,10 @@ import onnx_ir as ir
 
 from graphopt.model import paused_gc
 from graphopt.rewrite.changes import Diff, NodeRef
-from graphopt.rewrite.fingerprint import Contents, Ids, Ports, Side, constant_tensor
-from graphopt.rewrite.matching import Matcher, Partners
+from graphopt.rewrite.contents import Contents, Ids, constant_tensor
+from graphopt.rewrite.fingerprint import Ports, Side
+from graphopt.rewrite.matching import Matcher
+from graphopt.rewrite.pairing import Partners
 from graphopt.rewrite.paths import graph_paths, root_name
 from graphopt.rewrite.phrases import (
     attribute_text,
@@ -127,7 +129,7 @@ class _Comparison:
                 own_outputs[pair[side]] = (*own_outputs.get(pair[side], ()), token)
             self._sides[side].read(graph, Ports(own_inputs, own_outputs), opsets[side])
         ports = [(a, b, True) for a, b in inputs] + [(a, b, False) for a, b in outputs]
-        Matcher(*self._sides, graphs, self._partners).run(ports)
+        Matcher(*self._sides, graphs, self._partners, ports).run()
 
     def _inner_pairs(self, graph: ir.Graph) -> Iterator[tuple[ir.Graph, ir.Graph]]:
         bodies = [side.bodies for side in self._sides]

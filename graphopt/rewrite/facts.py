@@ -124,18 +124,45 @@ def equals(value: ir.Value | None, number: float) -> bool:
     return bool(array.reshape(-1)[0] == number) and (array.size == 1 or bool((array == number).all()))
 
 
+_SAME_TYPE = frozenset(
+    {"Abs", "Add", "Concat", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul", "Neg", "Pad", "Pow",
+     "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Tile", "Transpose",
+     "Unsqueeze"}
+)  # fmt: skip
+_INT64_RESULT = frozenset({"ArgMax", "ArgMin", "NonZero", "Shape", "Size"})
+_DEEPEST = 8
+
+
 def dtype(value: ir.Value | None) -> ir.DataType | None:
-    """The element type of a tensor, None where unknown or not a tensor."""
-    if value is None or not isinstance(value.type, ir.TensorType):
-        return None
-    return value.type.dtype
+    """The element type of a tensor, None where unknown or not a tensor.
+
+    Where the model does not declare it, a few producers are followed whose result type is that of
+    their first input, or fixed.
+    """
+    for _ in range(_DEEPEST):
+        if value is None:
+            return None
+        if value.type is not None:
+            return value.type.dtype if isinstance(value.type, ir.TensorType) else None
+        node = value.producer()
+        if node is None or node.domain != "":
+            return None
+        if node.op_type in _INT64_RESULT:
+            return ir.DataType.INT64
+        if node.op_type == "Cast":
+            return ir.DataType(attribute(node, "to"))
+        if node.op_type not in _SAME_TYPE or not node.inputs:
+            return None
+        value = node.inputs[0]
+    return None
 
 
 def shape(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
     """The shape: an int, the name of a symbolic dim, or None for each axis; None for unknown rank."""
     if value is None or value.shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    # Some exporters write -1 for a dim that they do not know.
+    return tuple((dim if dim >= 0 else None) if isinstance(dim, int) else dim.value for dim in value.shape)
 
 
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:

@@ -9,97 +9,17 @@ so do a value and its ``Identity``, so that removing either leaves its surroundi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphopt.rewrite.contents import Contents, Ids, constant_tensor
 from graphopt.rewrite.paths import subgraphs
 
-_SMALL = 64
 _PASS_ON = 64
 """An ``Identity`` with more users than these counts as one user: handing on long lists is quadratic."""
-
-
-class Ids:
-    """Numbers distinct keys from 0 in the order in which they are first seen."""
-
-    def __init__(self) -> None:
-        self._ids: dict[Hashable, int] = {}
-        self.absent = self("absent")
-        self.variable = self("variable")
-
-    def __call__(self, key: Hashable) -> int:
-        """The number of ``key``."""
-        return self._ids.setdefault(key, len(self._ids))
-
-
-class Contents:
-    """Numbers tensors by element type, shape and content. Each tensor object is read once."""
-
-    def __init__(self, ids: Ids) -> None:
-        self._ids = ids
-        # The tensors are kept alive, so that no other one can get the address of a known one.
-        self._known: dict[int, tuple[ir.TensorProtocol, int]] = {}
-
-    def __call__(self, tensor: ir.TensorProtocol) -> int:
-        """The number of the tensor's content."""
-        known = self._known.get(id(tensor))
-        if known is None:
-            key = ("tensor", tensor.dtype, tuple(tensor.shape), _content(tensor))
-            known = self._known[id(tensor)] = (tensor, self._ids(key))
-        return known[1]
-
-
-def _content(tensor: ir.TensorProtocol) -> bytes | tuple[bytes, ...]:
-    array = tensor.numpy()
-    if tensor.dtype == ir.DataType.STRING:
-        return tuple(_bytes(item) for item in array.reshape(-1).tolist())
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    if data.nbytes <= _SMALL:
-        return data.tobytes()
-    return hashlib.sha256(data).digest()
-
-
-def _bytes(item: str | bytes) -> bytes:
-    return item.encode() if isinstance(item, str) else item
-
-
-def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
-    """The content of an initializer or of a ``Constant`` node's output; None for any other value."""
-    if value.is_initializer():
-        return value.const_value
-    node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
-        return None
-    for attr in node.attributes.values():
-        if attr.is_ref() or attr.type == ir.AttributeType.SPARSE_TENSOR:
-            return None
-        return attr.as_tensor() if attr.type == ir.AttributeType.TENSOR else ir.tensor(_plain(attr))
-    return None
-
-
-def _plain(attr: ir.Attr) -> np.ndarray | Sequence[str] | str:
-    if attr.type in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS):
-        return np.asarray(attr.value, np.float32)
-    if attr.type in (ir.AttributeType.INT, ir.AttributeType.INTS):
-        return np.asarray(attr.value, np.int64)
-    return attr.value
-
-
-def op_of(node: ir.Node) -> tuple[str, str]:
-    """Domain and operator; the default domain has two spellings."""
-    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
-
-
-def is_identity(node: ir.Node) -> bool:
-    """Whether the output of ``node`` is its input."""
-    if node.op_type != "Identity" or node.domain not in ("", "ai.onnx"):
-        return False
-    return len(node.inputs) == len(node.outputs) == 1 and node.inputs[0] is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +35,7 @@ class Side:
 
     Attributes:
         nodes: The nodes of each graph that was read, so ordered that a producer is before its users.
+        ops: The numbers of their operators.
         local, forward, backward: The numbers of the nodes, of those graphs that were read. A node that
             no output of its graph depends on has no backward number: any two of those look alike.
         constants: The content of initializers and of the outputs of ``Constant`` nodes.
@@ -128,6 +49,7 @@ class Side:
         self._ids = ids
         self._contents = contents
         self.nodes: dict[ir.Graph, list[ir.Node]] = {}
+        self.ops: dict[ir.Node, int] = {}
         self.local: dict[ir.Node, int] = {}
         self.forward: dict[ir.Node, int] = {}
         self.backward: dict[ir.Node, int] = {}
@@ -140,14 +62,33 @@ class Side:
         self._names: dict[ir.Graph, dict[str, ir.Value]] = {}
         self._captures: dict[ir.Node, tuple[ir.Value, ...]] = {}
         self._opsets: Mapping[str, int] = {}
-        self._defaults: dict[tuple[str, str, int | None], frozenset[tuple[str, int]]] = {}
+        self._defaults: dict[int, frozenset[tuple[str, int]]] = {}
+        self._identity = ids(("operator", "", "Identity"))
+        self._constant = ids(("operator", "", "Constant"))
 
     def read(self, graph: ir.Graph, ports: Ports, opsets: Mapping[str, int]) -> None:
         """Number the nodes of ``graph``, whose outer graphs were read and matched before."""
-        self._opsets = opsets
+        if opsets is not self._opsets:
+            self._opsets = opsets
+            self._defaults.clear()
         self._tokens.update(ports.inputs)
         self._read_forward(graph, depth=0)
         self._read_backward(graph, ports.outputs)
+
+    def by_output(self, node: ir.Node) -> tuple[int, str] | None:
+        """Operator and name of the first output, by which other tools let a node keep its identity."""
+        name = node.outputs[0].name if node.outputs else None
+        return (self.ops[node], name) if name else None
+
+    def by_name(self, node: ir.Node) -> tuple[int, str] | None:
+        """Operator and name of the node."""
+        return (self.ops[node], node.name) if node.name else None
+
+    def is_identity(self, node: ir.Node) -> bool:
+        """Whether the output of ``node`` is its input."""
+        if self.ops[node] != self._identity:
+            return False
+        return len(node.inputs) == len(node.outputs) == 1 and node.inputs[0] is not None
 
     def name_values(self, tokens: Iterable[tuple[ir.Value, int]]) -> None:
         """Give values new tokens, by which subgraphs that use them will be compared."""
@@ -192,17 +133,21 @@ class Side:
             forward = self.forward[node] = ids(("forward", local, inputs, inner))
             for index, value in enumerate(node.outputs):
                 tokens[value] = ids(("output", forward, index)) if index else forward
-            if is_identity(node):
+            if self.is_identity(node):
                 tokens[node.outputs[0]] = inputs[0]
 
     def _local(self, node: ir.Node) -> int:
         ids, constants = self._ids, self.constants
-        if node.op_type == "Constant" and node.outputs:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        op = self.ops[node] = ids(("operator", domain, node.op_type))
+        if op == self._constant and node.outputs:
             tensor = constant_tensor(node.outputs[0])
             if tensor is not None:
                 constants[node.outputs[0]] = self._contents(tensor)
-        elif is_identity(node) and node.inputs[0] in constants:
-            constants[node.outputs[0]] = constants[node.inputs[0]]
+        elif self.is_identity(node):
+            source = node.inputs[0]
+            if source is not None and source in constants:
+                constants[node.outputs[0]] = constants[source]
         absent, variable = ids.absent, ids.variable
         inputs = [absent if value is None else constants.get(value, variable) for value in node.inputs]
         while inputs and inputs[-1] == absent:
@@ -212,21 +157,21 @@ class Side:
         attributes: tuple[tuple[str, int], ...] = ()
         if node.attributes:
             keys = {self._attribute_key(attr) for attr in node.attributes.values()}
-            attributes = self.attributes[node] = tuple(sorted(keys - self._default_keys(node)))
-        return ids(("local", op_of(node), node.overload, attributes, tuple(inputs)))
+            keys -= self._default_keys(op, domain, node.op_type)
+            attributes = self.attributes[node] = tuple(sorted(keys))
+        return ids(("local", op, node.overload, attributes, tuple(inputs)))
 
-    def _default_keys(self, node: ir.Node) -> frozenset[tuple[str, int]]:
-        domain, op = op_of(node)
-        version = self._opsets.get(domain, self._opsets.get("ai.onnx") if not domain else None)
-        found = self._defaults.get((domain, op, version))
+    def _default_keys(self, number: int, domain: str, op: str) -> frozenset[tuple[str, int]]:
+        found = self._defaults.get(number)
         if found is None:
             found = frozenset[tuple[str, int]]()
+            version = self._opsets.get(domain, self._opsets.get("ai.onnx") if not domain else None)
             if version is not None and onnx.defs.has(op, version, domain):
                 schema = onnx.defs.get_schema(op, version, domain)
                 protos = [attr.default_value for attr in schema.attributes.values()]
                 attrs = [ir.serde.deserialize_attribute(proto) for proto in protos if proto.type]
                 found = frozenset(self._attribute_key(attr) for attr in attrs)
-            self._defaults[domain, op, version] = found
+            self._defaults[number] = found
         return found
 
     def _attribute_key(self, attr: ir.Attr) -> tuple[str, int]:
@@ -276,7 +221,7 @@ class Side:
             if not any(ahead):
                 continue
             backward = self.backward[node] = ids(("backward", self.local[node], ahead))
-            passed = users.get(node.outputs[0], []) if is_identity(node) else []
+            passed = users.get(node.outputs[0], []) if self.is_identity(node) else []
             for index, value in enumerate(node.inputs):
                 if value is not None and value not in self.constants:
                     own = passed if 0 < len(passed) <= _PASS_ON else [(backward, index)]

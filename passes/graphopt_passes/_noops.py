@@ -126,7 +126,7 @@ def chooses_one(node: ir.Node) -> Answer:
     if chosen is None:
         return None
     fits = _broadcasts_into(condition, chosen) and _broadcasts_into(other, chosen)
-    return Same(chosen) if fits else Declined("the operands may broadcast the chosen one")
+    return Same(chosen) if fits else Declined("the chosen operand may be broadcast")
 
 
 def repeats_itself(node: ir.Node) -> Answer:

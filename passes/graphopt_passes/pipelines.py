@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _CLEAN = (
     "lift-constants,castlike-to-cast,eliminate-identity,eliminate-noop,eliminate-transpose,"
-    "common-subexpression"
+    "merge-unsqueeze,common-subexpression"
 )
 _EXACT = f"fixpoint({_CLEAN}),eliminate-dead"
 

@@ -391,6 +391,13 @@ def test_a_second_run_of_the_same_source_keeps_the_reference(detectors: Checker)
     assert detectors.reference is reference
 
 
+def test_a_second_run_of_another_source_has_another_reference(start: Callable[..., Checker]) -> None:
+    text = "main (float[N, 8] x) => (float[N, 8] y) { y = Mul(x, c) }"
+    checker = start(model(text, c=np.float32(2)))
+    checker.start(model(text, c=np.float32(3)), [])
+    assert after(checker, model(text, c=np.float32(3))).verdict == "identical"
+
+
 def test_user_data_is_used_alone(start: Callable[..., Checker], tmp_path: Path) -> None:
     text = "main (float[N, 2] x) => (float[N, 2] y) "
     np.savez(tmp_path / "data.npz", x=np.ones((3, 2), np.float32))
