@@ -127,13 +127,16 @@ def external_range(
     return file, offset, length
 
 
-def write_files(parts: Iterable[Any], path: Path, data: Path | None = None) -> tuple[int, str]:
+def write_files(
+    parts: Iterable[Any], path: Path, data: Path | None = None, *, durable: bool = False
+) -> tuple[int, str]:
     """Write a message and the weights that follow it; returns size in bytes and SHA-256 of the message.
 
     Args:
         parts: The message, then pairs (offset, content) of what goes to the data file, in order.
         path: Where the message goes.
         data: Where the weights go; beside ``path`` by default.
+        durable: Whether to wait until the content is on the disk.
     """
     iterator = iter(parts)
     content = next(iterator).SerializeToString()
@@ -151,15 +154,17 @@ def write_files(parts: Iterable[Any], path: Path, data: Path | None = None) -> t
                 chunk.tofile(stream)
         if stream is not None:
             size += stream.tell()
-            stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
     finally:
         if stream is not None:
             stream.close()
     with path.open("wb") as target:
         target.write(content)
-        target.flush()
-        os.fsync(target.fileno())
+        if durable:
+            target.flush()
+            os.fsync(target.fileno())
     return size, digest
 
 
@@ -179,7 +184,7 @@ def save_atomically(parts: Iterable[Any], target: Path, kept: set[Path]) -> Save
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
             model_part, data_part = Path(scratch) / "model", Path(scratch) / "data"
-            size, digest = write_files(parts, model_part, data_part)
+            size, digest = write_files(parts, model_part, data_part, durable=True)
             if data_part.exists():
                 os.replace(data_part, data)
             os.replace(model_part, target)

@@ -34,20 +34,12 @@ def has_neutral_operand(node: ir.Node) -> Answer:
     number, commutes = _NEUTRAL[node.op_type]
     for index in (1, 0) if commutes else (1,):
         neutral, other = operand(node, index), operand(node, 1 - index)
-        if other is None or not _is_all(neutral, number):
+        if other is None or not facts.equals(neutral, number):
             continue
         if not _broadcasts_into(neutral, other):
             return _BROADCASTS
         return _but_for_zero(node, neutral, other)
     return None
-
-
-def _is_all(value: ir.Value | None, number: float) -> bool:
-    array = facts.constant(value)
-    if array is None or array.size == 0 or array.dtype.kind in "OUSc":
-        return False
-    # One look at the first element spares reading a whole weight.
-    return array.reshape(-1)[0] == number and bool((array == number).all())
 
 
 def _broadcasts_into(small: ir.Value | None, large: ir.Value) -> bool:
@@ -96,7 +88,7 @@ def clips_nothing(node: ir.Node) -> Answer:
     for index, sign in ((1, -1), (2, 1)):
         bound = operand(node, index)
         # A bound left out is the largest finite number, which an infinity does not pass.
-        if not (_is_integer(source) if bound is None else _is_all(bound, sign * _INFINITY)):
+        if not (_is_integer(source) if bound is None else facts.equals(bound, sign * _INFINITY)):
             return None
     return Same(source)
 
@@ -119,7 +111,7 @@ def reduces_nothing(node: ir.Node) -> Answer:
 
 def chooses_one(node: ir.Node) -> Answer:
     condition = node.inputs[0]
-    picked = next((index for index in (1, 2) if _is_all(condition, index == 1)), None)
+    picked = next((index for index in (1, 2) if facts.equals(condition, index == 1)), None)
     if picked is None:
         return None
     chosen, other = operand(node, picked), operand(node, 3 - picked)

@@ -1,7 +1,7 @@
-"""What ONNX Runtime's verbose log says of its optimizer.
+"""What ONNX Runtime's verbose log says of its optimizer, and the names that its parts go by.
 
-The names that ``disabled_optimizers`` takes are those of the log, not of the classes; unknown ones are
-accepted without a word, so they are checked here.
+``disabled_optimizers`` takes the names of the log, which are not always those of the classes
+(``PadFusion`` is ``Pad_Fusion``), and accepts unknown ones without a word: so they are checked here.
 """
 
 from __future__ import annotations
@@ -16,67 +16,92 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
-_MODIFIED = re.compile(r"GraphTransformer (\S+) modified: 1")
-_REGISTERED = re.compile(r"Applying graph transformer (\S+) on step")
-_GROUPS = ("Level1_RuleBasedTransformer", "Level2_RuleBasedTransformer")
+RULES = {
+    "Level1_RuleBasedTransformer": (
+        "CastChainElimination", "CastElimination", "ConvAddFusion", "ConvBNFusion", "ConvMulFusion",
+        "DivMulFusion", "EliminateDropout", "EliminateIdentity", "EliminateSlice", "ExpandElimination",
+        "FuseReluClip", "GemmSumFusion", "GemmTransposeFusion", "LabelEncoderFusion",
+        "MatMul_BatchNormalization_Fusion", "NoopElimination", "NotWhereFusion", "Pad_Fusion",
+        "PreShapeNodeElimination", "UnsqueezeElimination",
+    ),
+    "Level2_RuleBasedTransformer": ("ClipQuantRewrite", "ReluQuantRewrite"),
+}  # fmt: skip
+"""The rules inside the rule-based transformers; the log names only the transformer."""
 
-RULES = (
-    "CastChainElimination", "CastElimination", "ClipQuantRewrite", "ConvAddFusion", "ConvBNFusion",
-    "ConvMulFusion", "DivMulFusion", "EliminateDropout", "EliminateIdentity", "EliminateSlice",
-    "ExpandElimination", "FuseReluClip", "GemmSumFusion", "GemmTransposeFusion", "LabelEncoderFusion",
-    "MatMul_BatchNormalization_Fusion", "NoopElimination", "NotWhereFusion", "Pad_Fusion",
-    "PreShapeNodeElimination", "ReluQuantRewrite", "UnsqueezeElimination",
-)  # fmt: skip
-"""The rules inside the rule-based transformers, which the log does not name one by one."""
+MANDATORY = frozenset(
+    {
+        "CastFloat16Transformer",
+        "EnsureUniqueDQForNodeUnit",
+        "MemcpyTransformer",
+        "RemoveDuplicateCastTransformer",
+    }
+)
+"""What runs whether disabled or not: no component. EnsureUniqueDQForNodeUnit runs twice, disabled once."""
 
-LEVELS = {
+_CONDITIONAL = frozenset({"Avx2WeightS8ToU8Transformer"})  # only where the CPU has AVX2 but no VNNI
+_RAN = re.compile(r"GraphTransformer (\S+) modified: ([01])")
+_LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "layout": getattr(ort.GraphOptimizationLevel, "ORT_ENABLE_LAYOUT", None),
+    "layout": ort.GraphOptimizationLevel.ORT_ENABLE_LAYOUT,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 
 
 def modified(log: str) -> tuple[str, ...]:
     """The transformers that changed the model, in the order in which they did so first."""
-    return tuple(dict.fromkeys(_MODIFIED.findall(log)))
+    return tuple(dict.fromkeys(name for name, changed in _RAN.findall(log) if changed == "1"))
 
 
-def known_names() -> frozenset[str]:
-    """Every name that this version of ONNX Runtime takes: registered transformers and rules."""
+def known_names(folder: Path) -> frozenset[str]:
+    """Every name that switches something off: transformers of this build and CPU, and rules.
+
+    Args:
+        folder: Where the log may lie meanwhile.
+    """
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 13]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
     )
-
-    def create() -> None:
-        ort.InferenceSession(
-            model.SerializeToString(), verbose_options("all"), providers=["CPUExecutionProvider"]
-        )
-
-    registered = _REGISTERED.findall(captured(create))
-    return frozenset(name for name in (*registered, *RULES) if name not in _GROUPS)
+    log = captured(lambda: optimize(model.SerializeToString(), verbose_options("all")), folder)
+    rules = {rule for rules in RULES.values() for rule in rules}
+    return frozenset({name for name, _ in _RAN.findall(log)} | rules | _CONDITIONAL) - MANDATORY
 
 
 def verbose_options(level: str) -> Any:
-    """Session options that make the log tell what the optimizer does."""
+    """`onnxruntime.SessionOptions` that make the log tell what the optimizer does."""
     options = ort.SessionOptions()
-    options.graph_optimization_level = LEVELS[level]
+    options.graph_optimization_level = _LEVELS[level]
     options.log_severity_level = 0
     options.intra_op_num_threads = 1
+    # The session is never run: weights laid out for it would cost a quarter of the memory for nothing.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 
-def captured(action: Callable[[], None]) -> str:
-    """Run ``action`` and return what it wrote to the error stream, at the level of file descriptors."""
-    with tempfile.TemporaryDirectory(prefix="graphopt-log-") as folder:
-        path = Path(folder) / "log"
-        saved = os.dup(2)
-        target = os.open(path, os.O_WRONLY | os.O_CREAT)
+def optimize(model: str | bytes, options: Any, disabled: frozenset[str] = frozenset()) -> None:
+    """Let a session optimize ``model`` and drop it."""
+    ort.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=sorted(disabled) or None
+    )
+
+
+def captured(action: Callable[[], None], folder: Path) -> str:
+    """Run ``action`` and return what it wrote to the error stream, at the level of file descriptors.
+
+    Args:
+        action: What to run.
+        folder: Where the log lies meanwhile; after a crash it is left there.
+    """
+    handle, name = tempfile.mkstemp(prefix="ort-", suffix=".log", dir=folder)
+    path, saved = Path(name), os.dup(2)
+    try:
+        os.dup2(handle, 2)
         try:
-            os.dup2(target, 2)
             action()
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            os.close(target)
+            os.close(handle)
         return path.read_text(errors="replace")
+    finally:
+        path.unlink()

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import onnx
+import onnx.defs
 
 from graphopt import BadInput, Numerics, OpaquePass, ToolReport
+from graphopt_passes import _files
 
-_STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training"})
 _BLOCKED = "com.microsoft.nchwc"
 _OUTSIDE_ABOVE = 1_500_000_000
 
@@ -50,85 +50,92 @@ class Ort(OpaquePass):
     level: Literal["basic", "extended", "layout", "all"] = "extended"
 
     def transform_file(self, source: Path, target: Path, disabled: frozenset[str]) -> ToolReport:
-        import onnxruntime as ort
-
         from graphopt_passes import _ort_log
 
-        _refuse_unknown(disabled)
-        if _ort_log.LEVELS[self.level] is None:
-            raise BadInput(
-                f"Pass 'ort': onnxruntime {ort.__version__} has no level '{self.level}'; use 'all'."
-            )
+        _refuse_unknown(disabled, target.parent)
+        before = _Content.of(source)
         options = _ort_log.verbose_options(self.level)
         options.optimized_model_filepath = str(target)
-        if _weights_lie_outside(source):
+        if before.files or source.stat().st_size > _OUTSIDE_ABOVE:
+            # Else the result would look for the source's files beside itself, or pass protobuf's 2 GB.
             prefix = "session.optimized_model_external_initializers"
             options.add_session_config_entry(f"{prefix}_file_name", f"{target.name}.data")
             options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
-
-        def create() -> None:
-            ort.InferenceSession(
-                str(source),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=sorted(disabled) or None,
+        log = _ort_log.captured(lambda: _ort_log.optimize(str(source), options, disabled), target.parent)
+        after = _Content.of(target)
+        modified = _ort_log.modified(log)
+        if "CastFloat16Transformer" in modified and after.nodes > before.nodes and after.casts > before.casts:
+            shutil.copyfile(source, target)
+            target.with_name(f"{target.name}.data").unlink(missing_ok=True)
+            _files.bring_data(before.files, source, target)
+            return ToolReport(
+                notes=(
+                    f"left as it was: ONNX Runtime would insert {after.casts - before.casts} Casts around"
+                    " operators that it has no kernel of this type for on this CPU",
+                )
             )
-
-        used = _ort_log.modified(_ort_log.captured(create))
-        casts = _inserted_casts(source, target)
-        if casts:
-            shutil.copytree(source.parent, target.parent, dirs_exist_ok=True)
-            return ToolReport(notes=(f"left as it was: ONNX Runtime would insert {casts} Casts around"
-                                     " operators that it has no kernel of this type for on this CPU",))  # fmt: skip
-        return _report(source, target, tuple(name for name in used if name not in disabled))
+        always = [name for name in modified if name in _ort_log.MANDATORY]
+        notes = [f"{count} {_label(op)}" for op, count in (after.foreign - before.foreign).most_common()]
+        if always:
+            notes.append(f"{', '.join(always)} changed the model too and cannot be switched off")
+        components = tuple(name for name in modified if name not in _ort_log.MANDATORY)
+        return ToolReport(components, tuple(notes), _portability(before.foreign, after.foreign))
 
 
-def _weights_lie_outside(source: Path) -> bool:
-    return any(source.parent.glob(f"{source.name}.data")) or source.stat().st_size > _OUTSIDE_ABOVE
+@dataclass(frozen=True)
+class _Content:
+    """What the report needs of a file: nodes, Casts, operators that ONNX lacks, files of weights."""
+
+    nodes: int
+    casts: int
+    foreign: Counter[tuple[str, str]]
+    files: frozenset[str]
+
+    @classmethod
+    def of(cls, path: Path) -> _Content:
+        model = _files.read_structure(path)
+        ops = Counter((node.domain, node.op_type) for graph in _files.graphs(model) for node in graph.node)
+        versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
+        own = {(function.domain, function.name) for function in model.functions}
+        foreign = {op: n for op, n in ops.items() if op not in own and not _is_standard(op, versions)}
+        casts = ops["", "Cast"] + ops["ai.onnx", "Cast"]
+        return cls(ops.total(), casts, Counter(foreign), _files.data_files(model))
 
 
-def _refuse_unknown(disabled: frozenset[str]) -> None:
+def _is_standard(op: tuple[str, str], versions: dict[str, int]) -> bool:
+    # By schema: ONNX Runtime puts LayerNormalization into the default domain below opset 17 as well.
+    domain, name = _domain(op[0]), op[1]
+    return domain in versions and onnx.defs.has(name, versions[domain], domain)
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _label(op: tuple[str, str]) -> str:
+    return f"{op[1]} in this CPU's blocked layout" if op[0] == _BLOCKED else op[1]
+
+
+def _portability(
+    before: Counter[tuple[str, str]], after: Counter[tuple[str, str]]
+) -> Literal["any runtime", "onnxruntime", "this cpu"] | None:
+    if any(domain == _BLOCKED for domain, _ in after):
+        return "this cpu"
+    if after - before:
+        return "onnxruntime"
+    # Operators that the source had already say nothing of where it is meant to run.
+    return None if after else "any runtime"
+
+
+def _refuse_unknown(disabled: frozenset[str], folder: Path) -> None:
     if not disabled:
         return
     from graphopt_passes import _ort_log
 
-    known = _ort_log.known_names()
+    known = _ort_log.known_names(folder)
     for name in sorted(disabled - known):
+        if name in _ort_log.MANDATORY:
+            raise BadInput(f"Pass 'ort' cannot switch '{name}' off: ONNX Runtime runs it in any case.")
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean '{near[0]}'" if near else ""
-        raise BadInput(f"Pass 'ort' has no component '{name}'{hint}; it has {', '.join(sorted(known))}.")
-
-
-def _report(source: Path, target: Path, used: tuple[str, ...]) -> ToolReport:
-    before, after = _foreign_ops(source), _foreign_ops(target)
-    added = after - before
-    blocked = sum(count for (domain, _), count in added.items() if domain == _BLOCKED)
-    notes = [f"{count} {op}" for (_, op), count in added.most_common()]
-    if blocked:
-        return ToolReport(used, tuple(notes), "this cpu")
-    return ToolReport(used, tuple(notes), "onnxruntime" if added else "any runtime")
-
-
-def _inserted_casts(source: Path, target: Path) -> int:
-    """How many Casts the result has more, if it has more nodes than the source because of them."""
-    before, after = (onnx.load(path, load_external_data=False).graph.node for path in (source, target))
-    casts = [sum(1 for node in nodes if node.op_type == "Cast") for nodes in (before, after)]
-    return casts[1] - casts[0] if len(after) > len(before) else 0
-
-
-def _foreign_ops(path: Path) -> Counter[tuple[str, str]]:
-    model = onnx.load(path, load_external_data=False)
-    defined = {(function.domain, function.name) for function in model.functions}
-    counts: Counter[tuple[str, str]] = Counter()
-    graphs = [model.graph]
-    while graphs:
-        for node in graphs.pop().node:
-            if (
-                node.domain not in _STANDARD and (node.domain, node.op_type) not in defined
-            ) or node.op_type == "FusedConv":
-                counts[node.domain, node.op_type] += 1
-            for attr in node.attribute:
-                if attr.HasField("g"):
-                    graphs.append(attr.g)
-                graphs.extend(attr.graphs)
-    return counts
+        hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(sorted(known))}."
+        raise BadInput(f"Pass 'ort' has no component '{name}': {hint}")

@@ -72,7 +72,7 @@ def reasons(source: support.Source) -> dict[str, int]:
         ("Reshape", "b = Reshape<allowzero=1>(x, s)", "int64[3] s = {2,3,-1}", 18),
         ("Reshape Reshape", "c = Reshape(x, s) b = Reshape(c, t)",
          "int64[1] s = {24}, int64[3] t = {2,3,4}, float[2,3,4] b", 18),
-        ("Reshape Shape", "s = Shape(x) b = Reshape(x, s)", "", 18),
+        ("Shape Reshape", "s = Shape(x) b = Reshape(x, s)", "", 18),
         ("Unsqueeze Squeeze", "c = Unsqueeze(x, a) b = Squeeze(c, a)", "int64[2] a = {0,2}", 18),
         ("Unsqueeze Squeeze", "c = Unsqueeze<axes=[1]>(x) b = Squeeze<axes=[1]>(c)", "", 11),
         ("Shape Expand", "s = Shape(x) b = Expand(x, s)", "", 18),
@@ -118,7 +118,7 @@ def test_removes(gone: str, body: str, values: str, opset: int) -> None:
         ("b = Slice(x, s, e)", "int64[1] s = {1}, int64[1] e = {9}"),
         ("b = Slice(x, s, e, a, t)",
          "int64[1] s = {-1}, int64[1] e = {-9}, int64[1] a = {1}, int64[1] t = {-1}"),
-        ("b = Slice(x, s, e, a, t)", "int64[1] s = {0}, int64[1] e = {9}, int64[1] a = {1}, int64[1] t = {2}"),
+        ("b = Slice(x, s, e, a, t)", "int64[1] s = {0}, int64[1] e = {9}, int64[1] a = {1}, int64[1] t={2}"),
         ("b = Reshape(x, s)", "int64[3] s = {3,2,4}"),
         ("b = Reshape(x, s)", "int64[4] s = {1,2,3,4}"),
         ("b = Reshape(x, s)", "int64[3] s = {0,-1,2}"),
@@ -151,7 +151,7 @@ def test_leaves_what_changes_something(body: str, values: str) -> None:
         ("b = ReduceSum(x, a)", "int64[1] a = {0}", "a -0 would no longer become +0"),
         ("b = Mul(x, c)", "float[5,1] c = {1,1,1,1,1}", "the constant may broadcast the other operand"),
         ("b = Mul(x, c)", "float[1,1,1,1] c = {1}", "the constant may broadcast the other operand"),
-        ("b = Where(c, x, z)", "bool c = {1}, float[5,1] z = {1,2,3,4,5}", "the chosen operand may be broadcast"),
+        ("b = Where(c, x, z)", "bool c = {1}, float[3,1] z = {1,2,3}", "the chosen operand may be broadcast"),
         ("b = Where(c, x, z)", "bool[1,1,1,1] c = {1}, float z = {1}", "the chosen operand may be broadcast"),
     ],
 )  # fmt: skip
@@ -245,7 +245,7 @@ def test_blocks_of_one() -> None:
     body = (
         "c = DepthToSpace<blocksize=1>(x) d = SpaceToDepth<blocksize=1>(c) b = DepthToSpace<blocksize=2>(d)"
     )
-    assert removed(graph(body, "float[1,4,3,5] x")) == ["DepthToSpace", "SpaceToDepth"]
+    assert removed(graph(body, "float[1,4,3,5] x")) == ["SpaceToDepth", "DepthToSpace"]
 
 
 SCALES = "float[4] s = {1,1,1,1}"
@@ -257,7 +257,7 @@ SCALES = "float[4] s = {1,1,1,1}"
         ('b = Resize<mode="nearest">(x, s)', SCALES, 10, True),
         ('b = Resize<mode="nearest">(x, , s)', SCALES, 13, True),
         ('b = Resize<mode="linear">(x, , s)', SCALES, 13, True),
-        ('b = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , s)', SCALES, 19, True),
+        ('b = Resize<mode="linear", coordinate_transformation_mode="asymmetric">(x, , s)', SCALES, 19, True),
         ("b = Resize(x, , , s)", "int64[4] s = {1,2,4,4}", 13, True),
         ("b = Resize(x, r, r, s)", "int64[4] s = {1,2,4,4}, float[0] r = {}", 11, True),
         ("b = Resize<axes=[3]>(x, , , s)", "int64[1] s = {4}", 18, True),
