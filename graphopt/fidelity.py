@@ -19,11 +19,20 @@ _NODE = "graphopt.explicit"
 _TYPE = "graphopt.type"
 _MODEL = "graphopt.model"
 _OPSETS = "graphopt.opsets"
+_EXTERNAL = onnx.TensorProto.EXTERNAL
 _EMPTY_FIELDS = ("domain", "name", "doc_string", "overload")
 
 
-def to_ir(proto: onnx.ModelProto) -> ir.Model:
+Outside = tuple[str, onnx.TensorProto]
+"""A tensor whose content lies in another file, with a name to call it by."""
+
+
+def to_ir(proto: onnx.ModelProto, outside: list[Outside] | None = None) -> ir.Model:
     """Read a model, keeping aside what onnx-ir cannot hold. ``proto`` is unchanged afterwards.
+
+    Args:
+        proto: The model.
+        outside: Takes the tensors whose content lies in another file.
 
     Raises:
         onnx_ir.serde.SerdeError, ValueError: The model is invalid.
@@ -36,11 +45,15 @@ def to_ir(proto: onnx.ModelProto) -> ir.Model:
             info.type.CopyFrom(kind)
     model.meta[_MODEL] = list(proto.training_info)
     _keep_opsets(model, proto)
-    for graph, source in _pairs(model, proto):
-        _keep_graph(graph, source)
-        _keep_nodes(graph, source.node)
+    found: list[Outside] = [] if outside is None else outside
+    graphs: list[tuple[ir.Graph, onnx.GraphProto]] = [(model.graph, proto.graph)]
     for function, source in zip(model.functions.values(), proto.functions, strict=True):
-        _keep_nodes(function.graph, source.node)
+        graphs.extend(_keep_nodes(function.graph, source.node, found))
+    while graphs:
+        graph, source = graphs.pop()
+        _keep_graph(graph, source)
+        found.extend((t.name, t) for t in source.initializer if t.data_location == _EXTERNAL)
+        graphs.extend(_keep_nodes(graph, source.node, found))
     if hidden:
         _keep_types(model, {name: kind for name, (_, kind) in hidden.items()})
     return model
@@ -97,10 +110,10 @@ def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
 def _attribute_tensors(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     for attr in node.attribute:
         if attr.type == onnx.AttributeProto.TENSOR:
-            yield f"{node.output[0] if node.output else node.name}.{attr.name}", attr.t
+            yield f"{_called(node)}.{attr.name}", attr.t
         elif attr.type == onnx.AttributeProto.TENSORS:
             for tensor in attr.tensors:
-                yield f"{node.output[0] if node.output else node.name}.{attr.name}", tensor
+                yield f"{_called(node)}.{attr.name}", tensor
 
 
 def _pairs(model: ir.Model, proto: onnx.ModelProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
@@ -241,11 +254,31 @@ def _names(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _keep_nodes(graph: ir.Graph, messages: Any) -> None:
+def _keep_nodes(
+    graph: ir.Graph, messages: Any, outside: list[Outside]
+) -> list[tuple[ir.Graph, onnx.GraphProto]]:
+    """Note what nodes say explicitly, and tensors that lie outside; returns the subgraphs."""
+    inner: list[tuple[ir.Graph, onnx.GraphProto]] = []
     for node, message in zip(graph, messages, strict=True):
-        explicit = tuple(f for f in _EMPTY_FIELDS if message.HasField(f) and not getattr(message, f))
+        explicit = [f for f in _EMPTY_FIELDS if message.HasField(f) and not getattr(message, f)]
         if explicit:
             node.meta[_NODE] = explicit
+        for attr in message.attribute:
+            kind = attr.type
+            if kind == onnx.AttributeProto.GRAPH:
+                inner.append((node.attributes[attr.name].as_graph(), attr.g))
+            elif kind == onnx.AttributeProto.GRAPHS:
+                inner.extend(zip(node.attributes[attr.name].as_graphs(), attr.graphs, strict=True))
+            elif kind == onnx.AttributeProto.TENSOR and attr.t.data_location == _EXTERNAL:
+                outside.append((f"{_called(message)}.{attr.name}", attr.t))
+            elif kind == onnx.AttributeProto.TENSORS:
+                held = (t for t in attr.tensors if t.data_location == _EXTERNAL)
+                outside.extend((f"{_called(message)}.{attr.name}", tensor) for tensor in held)
+    return inner
+
+
+def _called(message: onnx.NodeProto) -> str:
+    return message.output[0] if message.output else message.name
 
 
 def _give_nodes(graph: ir.Graph, messages: Any) -> None:

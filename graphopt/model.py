@@ -142,16 +142,12 @@ class Model:
     @classmethod
     def _build(cls, proto: onnx.ModelProto, path: Path | None, label: str) -> Model:
         _refuse_duplicates(proto, label)
-        outside = [
-            (name, tensor)
-            for name, tensor in fidelity.tensors(proto)
-            if tensor.data_location == onnx.TensorProto.EXTERNAL
-        ]
-        for name, tensor in outside:
-            external_range(name, tensor, path, label)
+        outside: list[fidelity.Outside] = []
         try:
             with _quiet_reader():
-                model = fidelity.to_ir(proto)
+                model = fidelity.to_ir(proto, outside)
+            for name, tensor in outside:
+                external_range(name, tensor, path, label)
             _put_in_order(model, _refuser(proto, label))
         except (ir.serde.SerdeError, ValueError) as error:
             raise BadInput(_invalid(proto, label, error)) from error

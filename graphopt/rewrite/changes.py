@@ -63,19 +63,12 @@ class NodeImage:
     @classmethod
     def of(cls, node: ir.Node) -> NodeImage:
         """Image a node. Tensors are taken by reference, subgraphs are copied."""
-        attributes = dict(node.attributes)
+        attributes = node.attributes.data.copy()
         for name, attr in attributes.items():
-            if attr.is_ref():
-                continue
-            if attr.type == ir.AttributeType.GRAPH:
-                copy = attr.as_graph().clone(allow_outer_scope_values=True)
-                _forget_uses(copy)
-                attributes[name] = ir.AttrGraph(name, copy)
-            elif attr.type == ir.AttributeType.GRAPHS:
-                copies = [g.clone(allow_outer_scope_values=True) for g in attr.as_graphs()]
-                for copy in copies:
-                    _forget_uses(copy)
-                attributes[name] = ir.AttrGraphs(name, copies)
+            if attr.type == ir.AttributeType.GRAPH and not attr.is_ref():
+                attributes[name] = ir.AttrGraph(name, _detached(attr.as_graph()))
+            elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
+                attributes[name] = ir.AttrGraphs(name, [_detached(g) for g in attr.as_graphs()])
         return cls(
             node.name or "",
             node.domain,
@@ -88,9 +81,10 @@ class NodeImage:
         )
 
 
-def _forget_uses(graph: ir.Graph) -> None:
+def _detached(original: ir.Graph) -> ir.Graph:
     # The copy of a subgraph must not count as a user of the outer values it names: a use that no
     # graph owns would keep dead nodes alive. A stand-in of the same name carries the reference.
+    graph = original.clone(allow_outer_scope_values=True)
     own = {value for node in graph.all_nodes() for value in node.outputs}
     for inner in (graph, *graph.subgraphs()):
         own.update(inner.inputs)
@@ -105,6 +99,7 @@ def _forget_uses(graph: ir.Graph) -> None:
                     name=value.name, type=value.type, shape=value.shape, const_value=value.const_value
                 )
             node.replace_input_with(index, stand_ins[value])
+    return graph
 
 
 @dataclass(frozen=True, slots=True)

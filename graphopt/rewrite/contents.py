@@ -49,7 +49,7 @@ def _content(tensor: ir.TensorProtocol) -> bytes | tuple[bytes, ...]:
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     if data.nbytes <= _SMALL:
         return data.tobytes()
-    return hashlib.sha256(memoryview(data)).digest()
+    return hashlib.sha256(data.data).digest()
 
 
 def _bytes(item: str | bytes) -> bytes:

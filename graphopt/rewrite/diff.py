@@ -20,7 +20,7 @@ from graphopt.rewrite.contents import Contents, Ids, constant_tensor
 from graphopt.rewrite.fingerprint import Ports, Side
 from graphopt.rewrite.matching import Matcher
 from graphopt.rewrite.pairing import Partners
-from graphopt.rewrite.paths import graph_paths, root_name
+from graphopt.rewrite.paths import function_path, graph_paths, root_name
 from graphopt.rewrite.phrases import (
     attribute_text,
     change,
@@ -36,8 +36,9 @@ def structural_diff(before: ir.Model, after: ir.Model) -> Diff:
     """What differs between two models. Neither is changed; names alone make no difference.
 
     An input of a node that was the output of a removed node, or is the output of an added one, is no
-    difference of that node: the removal or addition tells it. The order of nodes, types and shapes that
-    are declared for inner values, and the metadata of nodes and values are not compared.
+    difference of that node: the removal or addition tells it. Neither is an attribute that spells out
+    the default of its operator. The order of nodes, the types and shapes that are declared for inner
+    values, and the metadata of nodes and values are not compared.
 
     Args:
         before: The model as it was.
@@ -46,8 +47,10 @@ def structural_diff(before: ir.Model, after: ir.Model) -> Diff:
     Returns:
         The nodes in graph order: removed and modified ones in that of ``before``, added ones in that of
         ``after``. Nodes of subgraphs and functions are among them, so that the number of nodes of
-        ``before``, less those removed, plus those added, is that of ``after``. Initializers of subgraphs
-        are named ``PATH::NAME``. A node without a name goes by that of its first output.
+        ``before``, less those removed, plus those added, is that of ``after``. A node without a name goes
+        by that of its first output. A node whose outputs alone have other names is in ``renamed`` with
+        those. ``initializers`` has the keys that are not empty; a name in a subgraph is ``PATH::NAME``,
+        and an initializer that only changed its name is left out.
     """
     with paused_gc():
         return _Comparison(before, after).diff()
@@ -62,7 +65,6 @@ class _Comparison:
         self._partners = Partners()
         self._inputs: dict[ir.Value, ir.Value] = {}
         self._graphs: dict[ir.Graph, ir.Graph] = {}
-        self._wiring: dict[ir.Node, list[str]] = {}
 
     def diff(self) -> Diff:
         before, after = self._models
@@ -71,7 +73,8 @@ class _Comparison:
         own.extend(self._output_phrases(before.graph, after.graph))
         for key, function in before.functions.items():
             if key in after.functions:
-                own.extend(self._output_phrases(function.graph, after.functions[key].graph))
+                wiring = self._output_phrases(function.graph, after.functions[key].graph)
+                own.extend(f"{function_path(function)}: {phrase}" for phrase in wiring)
         partners = self._partners
         paths = {graph: path for path, graph in graph_paths(before)}
         modified: list[tuple[NodeRef, tuple[str, ...]]] = []
@@ -196,7 +199,7 @@ class _Comparison:
             pairs = pair_by_name(before.outputs, after.outputs)[0]
         for index, (a, b) in enumerate(pairs):
             if not self._same(a, b, before, after) and not self._explained(a, b, before, after):
-                yield f"output {index} {quoted(a.name)} is computed from {_origin(a)} > {_origin(b)}"
+                yield f"output {index} {quoted(a.name)} from {_origin(a)} > from {_origin(b)}"
 
     def _input_phrase(
         self, a: ir.Value | None, b: ir.Value | None, before: ir.Node, after: ir.Node
@@ -215,7 +218,7 @@ class _Comparison:
             return constant_phrase((a.name, tensors[0]), (b.name, tensors[1]))
         if a.name != b.name:
             return f"{quoted(a.name)} > {quoted(b.name)}"
-        return f"{quoted(a.name)} of {_origin(a)} > of {_origin(b)}"
+        return f"{quoted(a.name)} from {_origin(a)} > from {_origin(b)}"
 
     def _same(self, a: ir.Value, b: ir.Value, before: ir.Graph, after: ir.Graph) -> bool:
         first, second = self._sides
@@ -314,7 +317,9 @@ def _home(node: ir.Node) -> ir.Graph:
 
 def _origin(value: ir.Value) -> str:
     node = value.producer()
-    return quoted(value.name) if node is None else f"'{_label(node)}'"
+    if node is not None:
+        return f"node '{_label(node)}'"
+    return "an initializer" if value.is_initializer() else "an input"
 
 
 def _located(path: str, name: str) -> str:

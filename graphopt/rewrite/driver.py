@@ -128,8 +128,7 @@ class Driver:
 
     def _visit(self, node: ir.Node) -> None:
         scope = scope_of(node.graph)
-        opset = scope.opsets.get("", scope.opsets.get("ai.onnx", 0))
-        if opset < self._step.min_opset and node.domain == "":
+        if self._step.min_opset > 1 and node.domain == "" and facts.opset(node) < self._step.min_opset:
             self._declined[node] = f"the opset is below {self._step.min_opset}"
             return
         if self._space.pinned and any(self._space.is_pinned(value) for value in node.outputs):

@@ -118,7 +118,16 @@ def scalar(value: ir.Value | None) -> float | int | bool | None:
 def equals(value: ir.Value | None, number: float) -> bool:
     """Whether every element of a constant is ``number``; reads no more than the first element if not."""
     tensor = constant_tensor(value)
-    if tensor is None or tensor.size == 0 or tensor.dtype == ir.DataType.STRING:
+    if tensor is None or value is None:
+        return False
+    known = scope_of(value.graph).space.answers
+    if (value, number) not in known:
+        known[value, number] = _equals(tensor, number)
+    return known[value, number]
+
+
+def _equals(tensor: ir.TensorProtocol, number: float) -> bool:
+    if tensor.size == 0 or tensor.dtype == ir.DataType.STRING:
         return False
     array = tensor.numpy()
     return bool(array.reshape(-1)[0] == number) and (array.size == 1 or bool((array == number).all()))

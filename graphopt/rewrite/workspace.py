@@ -73,6 +73,7 @@ class Workspace:
         names: All names of values, over all scopes.
         shared_names: Names that more than one value bears, in different scopes.
         operators: Every (domain, operator) that occurs, or did before a rewrite.
+        answers: Whether a constant is this number throughout, as far as it was asked.
         pinned: Names that a subgraph returns without defining them: they refer to an outer value by
             name alone, so that value can be neither renamed nor removed.
     """
@@ -83,6 +84,7 @@ class Workspace:
     shared_names: set[str] = field(default_factory=set[str])
     pinned: set[str] = field(default_factory=set[str])
     operators: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    answers: dict[tuple[ir.Value, float], bool] = field(default_factory=dict[tuple[ir.Value, float], bool])
 
     def __post_init__(self) -> None:
         functions = {function_path(function): function for function in self.model.functions.values()}

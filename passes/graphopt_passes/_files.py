@@ -57,3 +57,9 @@ def bring_data(files: frozenset[str], source: Path, target: Path) -> None:
         destination = target.parent / name
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.parent / name, destination)
+
+
+def write_structure(model: onnx.ModelProto, source: Path, target: Path) -> None:
+    """Write a model that was read by `read_structure` from ``source``, with the files that it refers to."""
+    target.write_bytes(model.SerializeToString())
+    bring_data(data_files(model), source, target)

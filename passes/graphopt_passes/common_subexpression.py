@@ -80,6 +80,8 @@ def _may_merge(node: ir.Node) -> bool:
 
 def _candidates(node: ir.Node) -> list[ir.Node] | Declined:
     inputs = [value for value in node.inputs if value is not None]
+    if any(len(value.uses()) == 1 and not _may_be_constant(value) for value in inputs):
+        return []
     varying = [value for value in inputs if not _is_small_constant(value)]
     if not varying:
         return []
@@ -89,6 +91,10 @@ def _candidates(node: ir.Node) -> list[ir.Node] | Declined:
     if len(rarest) > _MOST_USERS:
         return Declined(f"more than {_MOST_USERS} nodes read the input")
     return [use.node for use in rarest if use.node is not node and use.node.graph is node.graph]
+
+
+def _may_be_constant(value: ir.Value) -> bool:
+    return value.is_initializer() or facts.is_op(value.producer(), "Constant")
 
 
 def _computes_same(a: ir.Node, b: ir.Node) -> bool:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-from graphopt import BadInput, Numerics, OpaquePass
+from graphopt import BadInput, Numerics, OpaquePass, ToolReport
+from graphopt_passes import _files, _growth
 
 _PARTS = frozenset({"constant-folding", "shape-inference"})
+_LARGEST_STEP = "512MB"  # what a Tile or Expand in between may make
+_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -22,12 +29,13 @@ class OnnxSim(OpaquePass):
         constants; folded, they are one tensor, and what reads them can be rewritten.
 
     When it does not apply:
-        A result larger than ``fold_limit`` stays computed, so that folding a ConstantOfShape or a Tile
-        does not blow up the file. Models of more than 2 GB are refused.
+        What would make the file larger by more than ``fold_limit`` stays computed: a mask of 64 MB, a
+        transposed copy of an embedding that is also read as it is. So does what lies in the bodies of
+        If, Loop and functions, and what depends on an input that has a default.
 
     Numerics:
-        Reassociates: onnxsim folds floating-point nodes with its own runtime, which may round
-        differently from the one that would have computed them.
+        Reassociates: a folded tensor was computed by the kernels of the machine that folded it, which
+        may round differently from those of the machine that runs the model.
 
     Source:
         onnxsim (onnx-simplifier). Its optimizer is off unless asked for, so that it hides no rewrite of
@@ -35,45 +43,107 @@ class OnnxSim(OpaquePass):
 
     Attributes:
         optimizer: Whether its own optimizer runs too; each of its passes is then a component.
-        fold_limit: The largest tensor that folding may make, as ``64KB``, ``1MB``.
-        subgraphs: Whether to go into the bodies of If and Loop.
+        fold_limit: How much larger one folded tensor may make the file, as ``64KB``, ``1MB``; a mask
+            over 512 tokens in float32 is 1 MB.
     """
 
     name = "onnxsim"
     numerics = Numerics.REASSOCIATES
-    packages = ("onnxsim",)
+    packages = ("onnxsim", "onnxruntime")
 
     optimizer: bool = False
     fold_limit: str = "1MB"
-    subgraphs: bool = False
 
-    def transform(self, model: onnx.ModelProto, disabled: frozenset[str]) -> onnx.ModelProto:
-        import onnxsim
+    def transform_file(self, source: Path, target: Path, disabled: frozenset[str]) -> ToolReport:
+        limit = _growth.parse_size(self.fold_limit)
+        if limit is None:
+            raise BadInput(f"Pass 'onnxsim': fold_limit '{self.fold_limit}' is no size such as 64KB or 1MB.")
+        _refuse_unknown(disabled, self.optimizer)
+        model = _files.read_structure(source)
+        defaults = _take_defaults(model, source.parent)
+        fold = "constant-folding" not in disabled
+        result = self._simplified(model, source, target, disabled, fold=fold, prepare=bool(defaults))
+        notes: tuple[str, ...] = ()
+        kept = growing = _growth.growing(model.graph, result.graph, limit) if fold else set[str]()
+        if kept:
+            _growth.keep(model, kept)
+            result = self._simplified(model, source, target, disabled, fold=fold, prepare=True)
+            growing = _growth.growing(model.graph, result.graph, limit)
+            some = "1 node" if len(kept) == 1 else f"{len(kept)} nodes"
+            notes = (f"{some} not folded, as the result would make the file larger",)
+        if growing is None or growing:
+            fold = False
+            result = self._simplified(model, source, target, disabled, fold=fold, prepare=True)
+            notes = ("no constants folded, as that would make the file larger",)
+        if defaults or kept:
+            _growth.release(result)
+            result.graph.initializer.extend(defaults)
+            target.write_bytes(result.SerializeToString())
+        folded = fold and not self.optimizer and _ops(result) != _ops(_files.read_structure(source))
+        return ToolReport(("constant-folding",) if folded else (), notes)
 
-        passes = _optimizer_passes() if self.optimizer else frozenset[str]()
-        unknown = disabled - _PARTS - passes
-        if unknown:
-            raise BadInput(
-                f"Pass 'onnxsim' has no component '{min(unknown)}'; it has"
-                f" {', '.join(sorted(_PARTS | passes))}."
+    def _simplified(
+        self,
+        model: onnx.ModelProto,
+        source: Path,
+        target: Path,
+        disabled: frozenset[str],
+        *,
+        fold: bool,
+        prepare: bool,
+    ) -> onnx.ModelProto:
+        """Run onnxsim from file to file; on ``model``, where that is no more what ``source`` holds."""
+        simplify: Any = importlib.import_module("onnxsim").simplify
+        with tempfile.TemporaryDirectory(prefix="onnxsim-", dir=target.parent) as folder:
+            prepared = Path(folder) / source.name
+            if prepare:
+                _files.write_structure(model, source, prepared)
+            simplify(
+                str(prepared if prepare else source),
+                check_n=0,
+                certify=False,
+                perform_optimization=self.optimizer,
+                skipped_optimizers=sorted(disabled - _PARTS),
+                skip_constant_folding=not fold,
+                skip_shape_inference="shape-inference" in disabled,
+                tensor_size_threshold=_LARGEST_STEP,
+                output_path=str(target),
             )
-        options: dict[str, Any] = {}
-        if "certify" in onnxsim.simplify.__code__.co_varnames:
-            options["certify"] = False
-        simplified, _ = onnxsim.simplify(
-            model,
-            check_n=0,
-            perform_optimization=self.optimizer,
-            skipped_optimizers=sorted(disabled & passes) or None,
-            skip_constant_folding="constant-folding" in disabled,
-            skip_shape_inference="shape-inference" in disabled,
-            tensor_size_threshold=self.fold_limit,
-            include_subgraph=self.subgraphs,
-            **options,
-        )
-        return simplified
+        return _files.read_structure(target)
 
 
-def _optimizer_passes() -> frozenset[str]:
+def _refuse_unknown(disabled: frozenset[str], optimizer: bool) -> None:
     native: Any = importlib.import_module("onnxsim.onnxsim_cpp2py_export")
-    return frozenset(native._list_optimizers())
+    passes = frozenset[str](native._list_optimizers() if optimizer else ())
+    unknown = disabled - _PARTS - passes
+    if unknown:
+        raise BadInput(
+            f"Pass 'onnxsim' has no component '{min(unknown)}'; it has {', '.join(sorted(_PARTS | passes))}."
+        )
+
+
+def _take_defaults(model: onnx.ModelProto, folder: Path) -> list[onnx.TensorProto]:
+    """Remove the defaults of inputs, which onnxsim takes for constants; below ir_version 4 they are."""
+    if model.ir_version < 4:
+        return []
+    inputs = {info.name for info in model.graph.input}
+    defaults = [
+        onnx.TensorProto.FromString(t.SerializeToString())
+        for t in model.graph.initializer
+        if t.name in inputs
+    ]
+    if not defaults:
+        return []
+    rest = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(rest)
+    for tensor in defaults:
+        if uses_external_data(tensor):
+            load_external_data_for_tensor(tensor, str(folder))
+            tensor.ClearField("data_location")
+            tensor.ClearField("external_data")
+    return defaults
+
+
+def _ops(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)

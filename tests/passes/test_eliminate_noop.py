@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx.shape_inference
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
-from graphopt import Numerics
+from graphopt import Gate, Model, Numerics
+from graphopt.rewrite.driver import SiteBook, rewrite
+from graphopt.rewrite.workspace import Workspace
 from graphopt_passes.eliminate_noop import EliminateNoop
 from tests import support
 
@@ -432,3 +439,80 @@ def test_nothing_is_assumed_without_value_infos() -> None:
         "c = Reshape(x, s) b = Mul(c, i)", "float[n] x, int64[2] s", "float[1] i = {1}", dims="k,l"
     )
     assert reasons(source) == {"the constant may broadcast the other operand": 1}
+
+
+def _ints(draw: st.DrawFn, count: int, *values: int) -> np.ndarray:
+    return np.array([draw(st.sampled_from(values)) for _ in range(count)], np.int64)
+
+
+@st.composite
+def single_nodes(draw: st.DrawFn) -> tuple[onnx.ModelProto, tuple[int, ...]]:
+    """One node with random constants that are often, but not always, neutral; and the shape to feed."""
+    rank = draw(st.integers(0, 3))
+    dims = tuple(draw(st.lists(st.sampled_from((0, 1, 2, 3)), min_size=rank, max_size=rank)))
+    constants: list[np.ndarray] = []
+    kind = draw(
+        st.sampled_from(("Mul", "Sub", "Where", "Expand", "Reshape", "Slice", "Pad", "Tile", "ReduceMax"))
+    )
+    if kind in ("Mul", "Sub", "Where"):
+        other = tuple(draw(st.lists(st.sampled_from((1, 2, 3)), max_size=rank + 1)))
+        fill = {"Mul": (1, 1, 2), "Sub": (0, 0, 1), "Where": (True, True, False)}[kind]
+        dtype = np.bool_ if kind == "Where" else np.float32
+        constants = [np.full(other, draw(st.sampled_from(fill)), dtype)]
+    elif kind == "Expand":
+        constants = [_ints(draw, draw(st.integers(0, rank + 1)), 1, *dims)]
+    elif kind == "Reshape":
+        constants = [_ints(draw, draw(st.integers(0, rank + 1)), -1, 0, *dims)]
+    elif kind == "Slice":
+        axes = np.array(
+            draw(st.lists(st.integers(0, max(rank - 1, 0)), unique=True, max_size=rank)), np.int64
+        )
+        starts, ends = (
+            _ints(draw, len(axes), *v) for v in ((0, 0, -3, 1, -(2**31)), (3, 2, -1, 2**31 - 1, 2**63 - 1))
+        )
+        constants = [starts, ends, axes, _ints(draw, len(axes), 1, 1, 1, -1)]
+    elif kind == "Pad":
+        constants = [_ints(draw, 2 * rank, 0, 0, 0, 0, 1, -1)]
+    elif kind == "Tile":
+        constants = [_ints(draw, rank, 1, 1, 1, 2)]
+    else:
+        constants = [_ints(draw, draw(st.integers(0, rank)), -1, 0)]
+    names = [f"c{number}" for number in range(len(constants))]
+    inputs = {"Where": [*names, "b", "o"]}.get(kind, ["b", *names])
+    attributes: dict[str, Any] = {"allowzero": draw(st.sampled_from((0, 1)))} if kind == "Reshape" else {}
+    nodes = [
+        onnx.helper.make_node("Neg", ["x"], ["b"]),
+        onnx.helper.make_node(kind, inputs, ["y"], **attributes),
+    ]
+    declared = [draw(st.sampled_from((dim, f"d{axis}", None))) for axis, dim in enumerate(dims)]
+    info = onnx.helper.make_tensor_value_info
+    tensors = [
+        onnx.numpy_helper.from_array(array, name) for array, name in zip(constants, names, strict=True)
+    ]
+    body = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [info("x", onnx.TensorProto.FLOAT, declared)],
+        [info("y", onnx.TensorProto.FLOAT, None)],
+        [*tensors, onnx.numpy_helper.from_array(np.array(7, np.float32), "o")],
+    )
+    model = onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model, data_prop=True), dims
+
+
+@given(single_nodes())
+@settings(max_examples=400, deadline=None)
+def test_any_node_keeps_values_type_and_shape(drawn: tuple[onnx.ModelProto, tuple[int, ...]]) -> None:
+    source, dims = drawn
+    after = Model.from_proto(source).ir
+    done = rewrite(STEP, STEP.name, Workspace(after), SiteBook(Gate()))
+    assume(done.changes)
+    feed = {"x": np.resize(np.array([-0.0, np.nan, np.inf, 1, 2, 3], np.float32), dims)}
+    try:
+        expected = support.outputs(source, feed)["y"]
+    except (Fail, InvalidArgument, RuntimeException):
+        assume(False)  # The node cannot run: it names an axis or a size that is not there.
+        return
+    actual = support.outputs(after, feed)["y"]
+    assert expected.shape == actual.shape
+    assert expected.tobytes() == actual.tobytes()
