@@ -369,6 +369,7 @@ def _finish(
     if checker is not None:
         record.feeds = checker.feeds
         record.tolerance = checker.tolerance
+        record.notes = list(checker.reference.notes)
     result = Result(outcome.model, record, outcome.failure, tuple(outcome.dropped), path)
     if outcome.failure is not None:
         record.seconds = time.perf_counter() - begin

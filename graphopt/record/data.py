@@ -207,7 +207,7 @@ class ResultEntry(msgspec.Struct):
 
 
 class Record(msgspec.Struct):
-    """Everything a run did and measured."""
+    """Everything a run did and measured; ``notes`` are sentences about the feeds and the reference."""
 
     command: str
     graphopt: str
@@ -219,6 +219,7 @@ class Record(msgspec.Struct):
     feeds: Feeds = msgspec.field(default_factory=Feeds)
     tolerance: Tolerance = msgspec.field(default_factory=Tolerance)
     noise_floor: dict[str, FloorEntry] = {}
+    notes: list[str] = []
     passes: list[PassEntry] = []
     result: ResultEntry | None = None
 

@@ -170,6 +170,14 @@ def _notes(record: Record) -> Iterable[Text]:
     for entry in record.passes:
         if entry.error:
             yield Text(f"  {entry.instance}: {entry.error}", style="yellow")
+        elif entry.status == "unchanged":
+            # Why a tool's result was not taken; what a tool says of a result stays in the record.
+            yield from (
+                Text(f"  {entry.instance}: {note}", style="dim")
+                for note in entry.notes
+                if note.startswith("left as it was")
+            )
+    yield from (Text(f"  {note}", style="dim") for note in record.notes)
 
 
 def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:

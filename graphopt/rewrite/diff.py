@@ -198,7 +198,8 @@ class _Comparison:
         if before is self._models[0].graph:
             pairs = pair_by_name(before.outputs, after.outputs)[0]
         for index, (a, b) in enumerate(pairs):
-            if not self._same(a, b, before, after) and not self._explained(a, b, before, after):
+            a, b = self._sides[0].resolve(a, before), self._sides[1].resolve(b, after)
+            if not self._same(a, b) and not self._explained(a, b):
                 yield f"output {index} {quoted(a.name)} from {_origin(a)} > from {_origin(b)}"
 
     def _input_phrase(
@@ -206,10 +207,11 @@ class _Comparison:
     ) -> str | None:
         if a is None and b is None:
             return None
-        homes = _home(before), _home(after)
-        if a is not None and b is not None and self._same(a, b, *homes):
-            return None
-        if self._explained(a, b, *homes):
+        if a is not None:
+            a = self._sides[0].resolve(a, _home(before))
+        if b is not None:
+            b = self._sides[1].resolve(b, _home(after))
+        if (a is not None and b is not None and self._same(a, b)) or self._explained(a, b):
             return None
         if a is None or b is None:
             return f"{quoted(a and a.name)} > {quoted(b and b.name)}"
@@ -220,10 +222,8 @@ class _Comparison:
             return f"{quoted(a.name)} > {quoted(b.name)}"
         return f"{quoted(a.name)} from {_origin(a)} > from {_origin(b)}"
 
-    def _same(self, a: ir.Value, b: ir.Value, before: ir.Graph, after: ir.Graph) -> bool:
-        first, second = self._sides
-        a, b = first.resolve(a, before), second.resolve(b, after)
-        constants = first.constants.get(a), second.constants.get(b)
+    def _same(self, a: ir.Value, b: ir.Value) -> bool:
+        constants = self._sides[0].constants.get(a), self._sides[1].constants.get(b)
         if constants[0] is not None and constants[0] == constants[1]:
             return True
         producers = a.producer(), b.producer()
@@ -233,9 +233,8 @@ class _Comparison:
             return False
         return self._inputs[a] is b if a in self._inputs else a.name == b.name
 
-    def _explained(self, a: ir.Value | None, b: ir.Value | None, before: ir.Graph, after: ir.Graph) -> bool:
-        removed = None if a is None else self._sides[0].resolve(a, before).producer()
-        added = None if b is None else self._sides[1].resolve(b, after).producer()
+    def _explained(self, a: ir.Value | None, b: ir.Value | None) -> bool:
+        removed, added = a and a.producer(), b and b.producer()
         return (removed is not None and removed not in self._partners.after) or (
             added is not None and added not in self._partners.before
         )

