@@ -136,8 +136,15 @@ def _flatten_rows(items: Sequence[Any]) -> list[tuple[str, Array | None]] | None
     return [("keys", np.array(keys, dtype=kind)), ("values", np.array(rows, dtype=np.float32))]
 
 
+def _one_nan(array: Array) -> Array:
+    """The same values with NaNs of one form: which of its many bit patterns a NaN has means nothing."""
+    if array.dtype.kind not in "fc" or not np.isnan(array).any():
+        return array
+    return np.where(np.isnan(array), np.asarray(np.nan, array.dtype), array)
+
+
 def digest(values: Mapping[str, Any]) -> str:
-    """A sha256 over names, types, shapes and bits of the values of one run."""
+    """A sha256 over names, types, shapes and bits of the values of one run; all NaNs count as one."""
     content = hashlib.sha256()
     for name, value in values.items():
         for path, array in flatten(value):
@@ -148,5 +155,5 @@ def digest(values: Mapping[str, Any]) -> str:
             if array.dtype.kind in "OUS":
                 content.update("\0".join(map(str, array.reshape(-1))).encode())
             elif array.size:
-                content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+                content.update(_one_nan(np.ascontiguousarray(array)).reshape(-1).view(np.uint8).data)
     return content.hexdigest()

@@ -12,7 +12,8 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from graphopt.model import Model
 from graphopt.pipeline import worker as workers
 from graphopt.pipeline.cache import DiskCache
 from graphopt.restore import restore
-from graphopt.rewrite.passes import OpaquePass, SurgeonPass, ToolReport
+from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass, ToolReport
 
 _MODEL = "model.onnx"
 _REPORT = "report.json"
@@ -77,14 +78,8 @@ def run_surgeon(step: SurgeonPass, model: Model) -> ToolRun:
     import onnx_graphsurgeon as gs
 
     graph = gs.import_onnx(model.proto())
-    try:
+    with _named(step):
         changed = step.surgery(graph)
-    except GraphoptError:
-        raise
-    except Exception as error:
-        raise PassError(
-            f"Pass '{step.name}' failed: {type(error).__name__}: {error}", pass_name=step.name
-        ) from error
     proto = gs.export_onnx(graph if changed is None else changed, do_type_check=False)
     restored, notes = restore(model, proto, signature=not step.signature.changes)
     return ToolRun(restored, ToolReport(), notes)
@@ -108,6 +103,19 @@ def run_tool(step: OpaquePass, model: Model, disabled: frozenset[str], tools: To
     return ToolRun(restored, report, notes, cached)
 
 
+@contextmanager
+def _named(step: Pass) -> Generator[None]:
+    """Let what a pass raises name the pass."""
+    try:
+        yield
+    except GraphoptError:
+        raise
+    except Exception as error:
+        raise PassError(
+            f"Pass '{step.name}' failed: {type(error).__name__}: {error}", pass_name=step.name
+        ) from error
+
+
 def transform_files(step: OpaquePass, source: str, target: str, disabled: frozenset[str]) -> ToolReport:
     """What the worker calls: run the pass from file to file."""
     return step.transform_file(Path(source), Path(target), disabled)
@@ -118,14 +126,8 @@ def _transform_here(
 ) -> tuple[Path, ToolReport]:
     source, target = _folders(scratch)
     model.write(source / _MODEL)
-    try:
+    with _named(step):
         report = step.transform_file(source / _MODEL, target / _MODEL, disabled)
-    except GraphoptError:
-        raise
-    except Exception as error:
-        raise PassError(
-            f"Pass '{step.name}' failed: {type(error).__name__}: {error}", pass_name=step.name
-        ) from error
     _expect_model(step, target)
     return target, report
 

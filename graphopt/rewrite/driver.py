@@ -113,13 +113,22 @@ class Driver:
                 if self._is_root(node):
                     self._worklist.push(node)
         cap = _REWRITES_PER_ROOT + _REWRITES_PER_NODE * total
+        self._drain(cap)
+        if self._changes:
+            # A rewrite further on may have taken away what a place was declined for.
+            for place in list(self._declined):
+                if isinstance(place, ir.Node):
+                    self._worklist.push(place)
+            self._drain(cap)
+        self._visit_initializers()
+        return Rewritten(tuple(self._changes), dict(Counter(self._declined.values())))
+
+    def _drain(self, cap: int) -> None:
         while (node := self._worklist.pop()) is not None:
             if node.graph is not None:
                 self._visit(node)
             if len(self._changes) > cap:
                 raise self._not_converged(len(self._changes))
-        self._visit_initializers()
-        return Rewritten(tuple(self._changes), dict(Counter(self._declined.values())))
 
     def _is_root(self, node: ir.Node) -> bool:
         if self._roots is not None and (node.domain, node.op_type) not in self._roots:

@@ -48,7 +48,10 @@ class Matcher:
         self._spreader = Spreader(self._sides, graphs, partners, ports)
         self._forward = before.forward.__getitem__, after.forward.__getitem__
         self._backward = before.backward.get, after.backward.get
-        self._fate = (lambda node: before.backward.get(node, -1), lambda node: after.backward.get(node, -1))
+        self._fate: tuple[Key, Key] = (
+            lambda node: before.backward.get(node, -1),
+            lambda node: after.backward.get(node, -1),
+        )
         self._local = before.local.__getitem__, after.local.__getitem__
         self._outputs = before.by_output, after.by_output
         self._names = before.by_name, after.by_name

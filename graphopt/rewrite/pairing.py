@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -82,14 +82,25 @@ def tell_apart(left: list[ir.Node], right: list[ir.Node], ties: Sequence[tuple[K
     for keys in ties:
         pairs = dict(unique_pairs(left, right, keys))
         yield from pairs.items()
-        partners = set(pairs.values())
-        left = [node for node in left if node not in pairs]
-        right = [node for node in right if node not in partners]
+        left, right = _rest(left, right, pairs)
 
 
-def pair_up(left: list[ir.Node], right: list[ir.Node], ties: Sequence[tuple[Key, Key]]) -> list[Pair]:
-    """Pair interchangeable nodes: by the first of ``ties`` that tells them apart, the others in order."""
-    pairs = dict(tell_apart(left, right, ties))
+def pair_up(left: list[ir.Node], right: list[ir.Node], ties: Sequence[tuple[Key, Key]]) -> Iterator[Pair]:
+    """Pair interchangeable nodes: those that ``ties`` call alike if possible, and in order."""
+    for keys in ties:
+        if len(left) == len(right) == 1 or not left or not right:
+            break
+        others = groups(right, keys[1])
+        pairs: dict[ir.Node, ir.Node] = {}
+        for key, nodes in groups(left, keys[0]).items():
+            pairs.update(zip(nodes, others.get(key, ()), strict=False))
+        yield from pairs.items()
+        left, right = _rest(left, right, pairs)
+    yield from zip(left, right, strict=False)
+
+
+def _rest(
+    left: Iterable[ir.Node], right: Iterable[ir.Node], pairs: Mapping[ir.Node, ir.Node]
+) -> tuple[list[ir.Node], list[ir.Node]]:
     partners = set(pairs.values())
-    rest = [node for node in left if node not in pairs], [node for node in right if node not in partners]
-    return [*pairs.items(), *zip(*rest, strict=False)]
+    return [node for node in left if node not in pairs], [node for node in right if node not in partners]

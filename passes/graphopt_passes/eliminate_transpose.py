@@ -46,8 +46,8 @@ class EliminateTranspose(RewritePass[Region]):
         the output must keep a name that its source cannot take.
 
     Numerics:
-        Exact: values move, none is computed anew. Functions of which runtimes compute the last elements
-        of a buffer differently stay in their layout.
+        Exact: values move, none is computed anew; a NaN may become another NaN. Functions of which
+        runtimes compute the last elements of a buffer differently stay in their layout.
 
     Source:
         ``Transpose(Transpose(x, p), q) = Transpose(x, [p[i] for i in q])``; elementwise functions commute

@@ -34,8 +34,8 @@ class OnnxSim(OpaquePass):
         If, Loop and functions, and what depends on an input that has a default.
 
     Numerics:
-        Reassociates: a folded tensor was computed by the kernels of the machine that folded it, which
-        may round differently from those of the machine that runs the model.
+        Reassociates: a folded tensor was computed by the kernels of the machine that folded it, and
+        ONNX Runtime sums in another order over a weight, which it packs, than over a computed operand.
 
     Source:
         onnxsim (onnx-simplifier). Its optimizer is off unless asked for, so that it hides no rewrite of

@@ -113,7 +113,7 @@ def _domain(domain: str) -> str:
 
 
 def _label(op: tuple[str, str]) -> str:
-    return f"{op[1]} in this CPU's blocked layout" if op[0] == _BLOCKED else op[1]
+    return f"{op[1]} in blocked layout" if op[0] == _BLOCKED else op[1]
 
 
 def _portability(

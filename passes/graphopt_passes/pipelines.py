@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-_CLEAN = (
+_EXACT_STEPS = (
     "lift-constants,castlike-to-cast,eliminate-identity,eliminate-noop,eliminate-transpose,"
-    "merge-unsqueeze,common-subexpression"
+    "merge-unsqueeze,merge-reshape,common-subexpression"
 )
-_EXACT = f"fixpoint({_CLEAN}),eliminate-dead"
+# Where rounding may differ anyway, so may the sign of a zero.
+_STEPS = _EXACT_STEPS.replace("eliminate-noop", "eliminate-noop{signed_zero=false}") + ",fold-conv-bn"
 
-EXACT = _EXACT
-PORTABLE = f"fixpoint({_CLEAN},fold-conv-bn),onnxsim,fixpoint({_CLEAN},fold-conv-bn),eliminate-dead"
+EXACT = f"fixpoint({_EXACT_STEPS}),eliminate-dead"
+PORTABLE = f"fixpoint({_STEPS}),onnxsim,fixpoint({_STEPS}),eliminate-dead"
 DEFAULT = f"{PORTABLE},ort{{level=extended}}"
 THIS_CPU = f"{PORTABLE},ort{{level=all}}"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from support import apply, assert_same
 
 from graphopt_passes.merge_unsqueeze import MergeUnsqueeze
+from tests.support import apply, assert_same
 
 
 def chain(first: list[int], second: list[int], opset: int) -> onnx.ModelProto:
