@@ -96,11 +96,21 @@ class Model:
     Attributes:
         ir: The graph, as onnx-ir holds it. Weights in external data are memory-mapped.
         path: The file that it was loaded from, absolute; None for a model from memory.
+        files: The files that it, or the model that a tool made it from, was loaded from: the model file
+            and its external data, resolved. None of them is ever written.
     """
 
-    def __init__(self, model: ir.Model, path: Path | None = None, *, outside: bool = False) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        path: Path | None = None,
+        *,
+        outside: bool = False,
+        files: frozenset[Path] = frozenset(),
+    ) -> None:
         self.ir = model
         self.path = path
+        self.files = files
         self._outside = outside
 
     @classmethod
@@ -146,15 +156,16 @@ class Model:
         try:
             with _quiet_reader():
                 model = fidelity.to_ir(proto, outside)
-            for name, tensor in outside:
-                external_range(name, tensor, path, label)
+            files = {external_range(name, tensor, path, label)[0].resolve() for name, tensor in outside}
             _put_in_order(model, _refuser(proto, label))
         except (ir.serde.SerdeError, ValueError) as error:
             raise BadInput(_invalid(proto, label, error)) from error
         if outside and path is not None:
             for graph in model.graphs():
                 ir.external_data.set_base_dir(graph, path.parent)
-        return cls(model, path, outside=bool(outside))
+        if path is not None:
+            files.add(path.resolve())
+        return cls(model, path, outside=bool(outside), files=frozenset(files))
 
     def proto(self) -> onnx.ModelProto:
         """The whole model as one message, weights included.
@@ -190,8 +201,7 @@ class Model:
             BadInput: The folder is missing or not writable, or the file is the source or its data.
         """
         target = Path(path)
-        kept = {p.resolve() for p in (self.path, source) if p is not None}
-        kept |= {Path(tensor.path).resolve() for _, tensor in self._outside_tensors()}
+        kept = self.files if source is None else self.files | {source.resolve()}
         return save_atomically(self._parts(data_file(target)), target, kept)
 
     def write(self, path: Path) -> None:
@@ -297,7 +307,9 @@ class Model:
         """A copy with a graph of its own; weights are shared."""
         with paused_gc():
             proto = fidelity.to_proto(self.ir)
-            return Model._build(proto, self.path, self._label())
+            copy = Model._build(proto, self.path, self._label())
+            copy.files = self.files
+            return copy
 
     def _label(self) -> str:
         return str(self.path) if self.path is not None else "The model"

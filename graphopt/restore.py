@@ -42,6 +42,7 @@ def restore(
             restored = Model.from_proto(proto, before.path)
         except BadInput as error:
             raise PassError(f"The tool left an invalid model: {error}") from error
+        restored.files = before.files
         _restore_fields(before.ir, restored.ir, notes)
         _restore_nodes(before.ir, restored.ir, notes)
         _drop_imports(before.ir, restored.ir, notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,15 @@ def check_source(path: Path) -> None:
         raise BadInput(f"No such file: {path}")
 
 
+_TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r\f")
+
+
 def _guess(path: Path, content: bytes) -> str:
     if content[:2] == b"PK":
         return "is a zip archive, such as PyTorch saves: export it to ONNX first."
     if content[4:8] == b"ORTM" or path.suffix == ".ort":
         return "is in ORT format, which cannot be optimized further: use the .onnx it was made from."
-    if content[:64].isascii() and content[:16].strip() and b"\0" not in content[:64]:
+    if content[:64].strip() and all(byte in _TEXT for byte in content[:64]):
         return "is a text file, not an ONNX model."
     # An ONNX file begins with field 1, ir_version, a small varint.
     if content[:1] == b"\x08":
@@ -168,7 +171,7 @@ def write_files(
     return size, digest
 
 
-def save_atomically(parts: Iterable[Any], target: Path, kept: set[Path]) -> SavedFile:
+def save_atomically(parts: Iterable[Any], target: Path, kept: Collection[Path]) -> SavedFile:
     """Write model and data under temporary names in the target's folder, then rename them.
 
     Args:
@@ -194,7 +197,7 @@ def save_atomically(parts: Iterable[Any], target: Path, kept: set[Path]) -> Save
     return SavedFile(target.resolve(), size, digest)
 
 
-def check_target(target: Path, kept: set[Path]) -> None:
+def check_target(target: Path, kept: Collection[Path]) -> None:
     """Refuse a target that cannot be written or must not be.
 
     Raises:
@@ -206,7 +209,7 @@ def check_target(target: Path, kept: set[Path]) -> None:
     if target.is_dir():
         raise BadInput(f"Cannot write {target}: it is a folder.")
     if target.resolve() in kept or data_file(target).resolve() in kept:
-        raise BadInput(f"Will not write {target}: it is the input model or its data; choose another -o.")
+        raise BadInput(f"Will not write {target}: it is the input model or its data; choose another name.")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt import fidelity
 from graphopt.errors import BadInput
 from graphopt.model import Model
+from graphopt.restore import restore
 
 UNORDERED = ("value_info", "metadata_props", "opset_import")
 
@@ -181,6 +182,18 @@ def test_saving_keeps_the_source(tmp_path: Path) -> None:
     os.symlink(path, tmp_path / "link.onnx")
     with pytest.raises(BadInput, match="input model"):
         model.save(tmp_path / "link.onnx")
+
+
+def test_saving_keeps_the_data_of_the_source_whatever_a_tool_made_of_it(tmp_path: Path) -> None:
+    onnx.save(weighted(), tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    model = Model.load(tmp_path / "m.onnx")
+    rebuilt, _ = restore(model, weighted())
+    assert not rebuilt.has_external_data()
+    content = (tmp_path / "m.bin").read_bytes()
+    for name in ("m.bin", "m.onnx"):
+        with pytest.raises(BadInput, match="input model or its data"):
+            rebuilt.save(tmp_path / name)
+    assert (tmp_path / "m.bin").read_bytes() == content
 
 
 def test_a_failing_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from graphopt.pipeline.instrument import PassEvent
 from graphopt.record.data import CheckEntry, Record, to_json
 from graphopt.record.terminal import render
 from graphopt.rewrite.passes import Pass
-from graphopt.storage import check_source
+from graphopt.storage import check_source, check_target
 
 _PLAIN_WIDTH = 100
 
@@ -50,14 +50,18 @@ def print_record(record: Record, *, json: bool, quiet: bool, show_all: bool = Fa
         show(render(record, show_all=show_all))
 
 
-def write_record(path: Path | None, record: Record) -> None:
+def write_record(path: Path, record: Record, kept: Collection[Path] = ()) -> None:
     """Write a record to a file, all of it or nothing.
 
+    Args:
+        path: The file.
+        record: What to write.
+        kept: Files that must not be replaced, resolved.
+
     Raises:
-        BadInput: The file cannot be written.
+        BadInput: The file cannot be written, or must not be.
     """
-    if path is None:
-        return
+    check_target(path, kept)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as stream:

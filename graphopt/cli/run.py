@@ -67,11 +67,13 @@ def run(
     target = output or default_output(model)
     if not dry_run:
         check_target(target, {source.resolve()})
+    if record is not None:
+        check_target(record, {source.resolve(), target.resolve()})
     with paused_gc(), Progress(off=quiet or json) as progress:
         try:
             result = run_pipeline(
                 source,
-                pipeline or "default",
+                "default" if pipeline is None else pipeline,
                 plugins=plugin or (),
                 skip=skip or (),
                 options=parse_settings(setting or ()),
@@ -89,12 +91,15 @@ def run(
                 cache=not no_cache,
                 instruments=[progress],
             )
+            if record is not None:
+                check_target(record, result.model.files)
             if not dry_run:
                 result.save(target)
             failed = None
         except CheckFailed as error:
             result, failed = error.result, error
-    write_record(record, result.record)
+    if record is not None:
+        write_record(record, result.record, result.model.files)
     print_record(result.record, json=json, quiet=quiet, show_all=show_all)
     if failed is not None:
         sys.stderr.write(f"graphopt: {failed}\n")

@@ -142,6 +142,17 @@ def test_bad_input_is_one_sentence_and_exit_2(
     assert sorted(here.iterdir()) == files
 
 
+def test_weights_beside_the_input_are_never_written(here: Path) -> None:
+    weighted = onnx.parser.parse_model(TEXT)
+    weighted.graph.node[1].CopyFrom(onnx.helper.make_node("Add", ["a", "w"], ["y"]))
+    weighted.graph.initializer.append(onnx.helper.make_tensor("w", 1, [3], b"\1" * 12, raw=True))
+    onnx.save(weighted, "e.onnx", save_as_external_data=True, location="e.bin", size_threshold=0)
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    for option in (["-o", "e.bin"], ["-o", "o.onnx", "--record", "e.bin"], ["--record", "e.onnx"]):
+        assert cli(["run", "e.onnx", "-q", *option]) == 2
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
 def test_a_fault_of_ours_is_exit_70(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
