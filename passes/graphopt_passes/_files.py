@@ -59,6 +59,12 @@ def bring_data(files: frozenset[str], source: Path, target: Path) -> None:
         shutil.copyfile(source.parent / name, destination)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a model with the files that it refers to."""
+    shutil.copyfile(source, target)
+    bring_data(data_files(read_structure(source)), source, target)
+
+
 def write_structure(model: onnx.ModelProto, source: Path, target: Path) -> None:
     """Write a model that was read by `read_structure` from ``source``, with the files that it refers to."""
     target.write_bytes(model.SerializeToString())

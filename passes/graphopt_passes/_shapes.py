@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import onnx
 
-from graphopt_passes import _files
-
 Dim = onnx.TensorShapeProto.Dimension
 _SMALL = 1024  # bytes of a tensor that may hold a shape; larger ones do not decide any
 
@@ -28,12 +26,24 @@ def dims_of(kind: onnx.TypeProto) -> Iterator[Dim]:
         yield from dims_of(getattr(kind, which).elem_type)
 
 
+def open_inputs(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    """The inputs, but for weights: those that have a value and, below ir_version 4, cannot have another."""
+    valued = {tensor.name for tensor in model.graph.initializer}
+    for info in model.graph.input:
+        is_open = model.ir_version >= 4 and not all(map(is_known, dims_of(info.type)))
+        if info.name not in valued or is_open:
+            yield info
+
+
 def declared_dims(model: onnx.ModelProto) -> Iterator[Dim]:
     """The dims of all declared shapes of the main graph and its subgraphs; functions have their own names."""
-    for graph in _files.graphs(model):
-        if isinstance(graph, onnx.GraphProto):
-            for info in (*graph.input, *graph.output, *graph.value_info):
-                yield from dims_of(info.type)
+    stack = [model.graph]
+    while stack:
+        graph = stack.pop()
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            yield from dims_of(info.type)
+        for attr in (attr for node in graph.node for attr in node.attribute):
+            stack.extend([attr.g] if attr.HasField("g") else attr.graphs)
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,11 +6,19 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt import Numerics, RewritePass, Rewriter, facts
+from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
 
 
 @dataclass(frozen=True)
-class CastlikeToCast(RewritePass[ir.Node]):
+class TypedCast:
+    """A CastLike and the type that it casts to."""
+
+    node: ir.Node
+    dtype: ir.DataType
+
+
+@dataclass(frozen=True)
+class CastlikeToCast(RewritePass[TypedCast]):
     """Replace ``CastLike(x, y)`` by ``Cast(x, to=type of y)``.
 
     Why it pays:
@@ -32,18 +40,19 @@ class CastlikeToCast(RewritePass[ir.Node]):
     numerics = Numerics.EXACT
     min_opset = 15
 
-    def match(self, node: ir.Node) -> ir.Node | None:
-        return None if facts.dtype(node.inputs[1]) is None else node
+    def match(self, node: ir.Node) -> TypedCast | Declined:
+        like = node.inputs[1]
+        constant = facts.constant_tensor(like)
+        dtype = facts.dtype(like) if constant is None else constant.dtype
+        return Declined("the type to cast to is not known") if dtype is None else TypedCast(node, dtype)
 
-    def rewrite(self, match: ir.Node, rw: Rewriter) -> None:
-        kind = facts.dtype(match.inputs[1])
-        assert kind is not None
-        attributes = {name: attr for name, attr in match.attributes.items() if name == "saturate"}
+    def rewrite(self, match: TypedCast, rw: Rewriter) -> None:
+        # Every attribute of a CastLike is one of the Cast of that opset too, with the same default.
         cast = rw.op(
             "Cast",
-            [match.inputs[0]],
+            [match.node.inputs[0]],
             role="cast",
-            attributes={"to": int(kind), **attributes},
-            like=match.outputs[0],
+            attributes={**match.node.attributes, "to": int(match.dtype)},
+            like=match.node.outputs[0],
         )
-        rw.replace(match.outputs[0], cast)
+        rw.replace(match.node.outputs[0], cast)

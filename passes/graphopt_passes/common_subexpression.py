@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
@@ -15,6 +14,7 @@ _RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike"}
 )  # fmt: skip
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _MOST_USERS = 64
 _SMALL_BYTES = 4096
 
@@ -70,37 +70,26 @@ class CommonSubexpression(RewritePass[Duplicate]):
 
 
 def _may_merge(node: ir.Node) -> bool:
-    if node.op_type in _RANDOM or not node.inputs or node.domain not in ("", "ai.onnx.ml"):
-        return False
-    if not onnx.defs.has(node.op_type, node.domain):
-        return False
-    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return not any(not attr.is_ref() and attr.type in graphs for attr in node.attributes.values())
+    return node.domain in ("", "ai.onnx.ml") and node.op_type not in _RANDOM
 
 
 def _candidates(node: ir.Node) -> list[ir.Node] | Declined:
-    inputs = [value for value in node.inputs if value is not None]
-    if any(len(value.uses()) == 1 and not _may_be_constant(value) for value in inputs):
-        return []
-    varying = [value for value in inputs if not _is_small_constant(value)]
-    if not varying:
-        return []
-    rarest = min((value.uses() for value in varying), key=len)
-    if len(rarest) < 2:
-        return []
+    inputs = dict.fromkeys(value for value in node.inputs if value is not None)
+    varying = [value.uses() for value in inputs if not _is_small_constant(value)]
+    rarest = min(varying, key=len, default=())
     if len(rarest) > _MOST_USERS:
         return Declined(f"more than {_MOST_USERS} nodes read the input")
-    return [use.node for use in rarest if use.node is not node and use.node.graph is node.graph]
-
-
-def _may_be_constant(value: ir.Value) -> bool:
-    return value.is_initializer() or facts.is_op(value.producer(), "Constant")
+    return [use.node for use in rarest]
 
 
 def _computes_same(a: ir.Node, b: ir.Node) -> bool:
     if (a.op_type, a.domain, a.overload) != (b.op_type, b.domain, b.overload):
         return False
     if len(a.inputs) != len(b.inputs) or len(a.outputs) != len(b.outputs):
+        return False
+    # An output that is left out has no name, so that nothing could read it; some operators do without
+    # a part of their work then.
+    if any(bool(x.name) != bool(y.name) for x, y in zip(a.outputs, b.outputs, strict=True)):
         return False
     if not all(_same_value(x, y) for x, y in zip(a.inputs, b.inputs, strict=True)):
         return False
@@ -117,8 +106,6 @@ def _is_small_constant(value: ir.Value) -> bool:
 def _same_value(a: ir.Value | None, b: ir.Value | None) -> bool:
     if a is b:
         return True
-    if a is None or b is None:
-        return False
     left, right = facts.constant_tensor(a), facts.constant_tensor(b)
     if left is None or right is None or left.nbytes > _SMALL_BYTES:
         return False
@@ -134,7 +121,7 @@ def _same_tensor(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
 
 
 def _same_attribute(a: ir.Attr, b: ir.Attr) -> bool:
-    if a.type != b.type or a.ref_attr_name != b.ref_attr_name:
+    if a.type != b.type or a.ref_attr_name != b.ref_attr_name or a.type in _GRAPHS:
         return False
     if a.is_ref():
         return True
@@ -151,10 +138,6 @@ def _bits(value: Any) -> bytes:
 
 
 def _mergeable(node: ir.Node, earlier: ir.Node) -> Duplicate | Declined:
-    for old, new in zip(node.outputs, earlier.outputs, strict=True):
-        if not old.uses() and not facts.is_observed(old):
-            continue
-        declined = facts.replaceable(old, new)
-        if declined is not None:
-            return declined
-    return Duplicate(node, earlier)
+    pairs = zip(node.outputs, earlier.outputs, strict=True)
+    reasons = (facts.replaceable(old, new) for old, new in pairs if old.uses() or facts.is_observed(old))
+    return next((reason for reason in reasons if reason is not None), Duplicate(node, earlier))

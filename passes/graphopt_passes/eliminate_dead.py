@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt import Numerics, RewritePass, Rewriter, facts
+from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class EliminateDead(RewritePass[ir.Node | ir.Value]):
     When it does not apply:
         Graph inputs stay, read or not: they are the signature. So do initializers that a caller may
         override (those that are also inputs, from ir_version 4 on), unread outputs of nodes that have
-        another output in use, and values that a subgraph returns by name.
+        another output in use, values that a subgraph returns by name, and nodes of other domains that
+        have no output at all, which can only be there for an effect.
 
     Numerics:
         Exact: no output changes. ONNX operators have no side effects.
@@ -32,9 +33,12 @@ class EliminateDead(RewritePass[ir.Node | ir.Value]):
     roots = ("*",)
     numerics = Numerics.EXACT
 
-    def match(self, node: ir.Node) -> ir.Node | None:
-        used = any(value.uses() or facts.is_observed(value) for value in node.outputs)
-        return None if used else node
+    def match(self, node: ir.Node) -> ir.Node | Declined | None:
+        if any(value.uses() or facts.is_observed(value) for value in node.outputs):
+            return None
+        if not any(value.name for value in node.outputs):
+            return Declined("the node has no output")
+        return node
 
     def match_initializer(self, value: ir.Value) -> ir.Value | None:
         if value.uses() or facts.is_observed(value):

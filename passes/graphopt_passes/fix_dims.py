@@ -63,8 +63,7 @@ class FixDims(OpaquePass):
         if not self._wanted():
             raise BadInput("Pass 'fix-dims' was not told what to freeze: set batch=1 or dims=[NAME=SIZE].")
         symbolic = _shapes.without_weights(model)
-        constants = {tensor.name for tensor in model.graph.initializer}
-        inputs = _Inputs([info for info in model.graph.input if info.name not in constants])
+        inputs = _Inputs(_shapes.open_inputs(model))
         for key, size in self.dims.items():
             inputs.freeze(key, size)
         if self.batch is not None:
@@ -72,6 +71,7 @@ class FixDims(OpaquePass):
         for dim in _shapes.declared_dims(model):
             if dim.dim_param in inputs.sizes:
                 dim.dim_value = inputs.sizes[dim.dim_param]
+        _check_defaults(model.graph)
         _shapes.sharpen(model, _inferred(_shapes.without_weights(model), symbolic))
         return model
 
@@ -94,11 +94,13 @@ class _Inputs:
             self._set_symbol(key, size)
             return
         name, _, axis = key.rpartition(":")
-        if name not in self._dims or not axis.isdigit():
+        if name not in self._dims or not axis.isdecimal():
             open_dims = ", ".join(dict.fromkeys(self._open_dims())) or "none"
             raise BadInput(f"Pass 'fix-dims': the model has no symbolic dim '{key}'; it has {open_dims}.")
         if int(axis) >= len(self._dims[name]):
-            raise BadInput(f"Pass 'fix-dims': input '{name}' has {len(self._dims[name])} axes, none {axis}.")
+            raise BadInput(
+                f"Pass 'fix-dims': input '{name}' declares {len(self._dims[name])} axes, none {axis}."
+            )
         dim = self._dims[name][int(axis)]
         if _shapes.is_known(dim) and dim.dim_value != size:
             raise BadInput(
@@ -141,6 +143,17 @@ class _Inputs:
                     yield dim.dim_param or f"{name}:{axis}"
 
 
+def _check_defaults(graph: onnx.GraphProto) -> None:
+    declared = {info.name: list(_shapes.dims_of(info.type)) for info in (*graph.input, *graph.value_info)}
+    for tensor in graph.initializer:
+        for axis, (dim, size) in enumerate(zip(declared.get(tensor.name, ()), tensor.dims, strict=False)):
+            if _shapes.is_known(dim) and dim.dim_value != size:
+                raise BadInput(
+                    f"Pass 'fix-dims': axis {axis} of '{tensor.name}' is {size} in the value that the model"
+                    f" gives it, and cannot be {dim.dim_value}."
+                )
+
+
 def _check_size(key: str, size: int) -> None:
     if size < 1:
         raise BadInput(f"Pass 'fix-dims': the size of '{key}' must be at least 1, not {size}.")
@@ -152,7 +165,7 @@ def _inferred(frozen: onnx.ModelProto, symbolic: onnx.ModelProto) -> onnx.ModelP
     try:
         return infer(frozen, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).replace("[ShapeInferenceError]", "").split())[:300]
     try:
         infer(symbolic, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError:

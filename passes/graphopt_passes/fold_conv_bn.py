@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -36,8 +38,9 @@ class FoldConvBn(RewritePass[ConvBn]):
         One pass over the activation less for each pair: 53 of them in a ResNet-50.
 
     When it does not apply:
-        The convolution's output is read by another node or is a graph output; a weight or statistic is
-        not a constant; the normalization trains; the folded weights overflow the dtype.
+        The convolution's output is read by another node or is a graph output; the convolution is in an
+        outer graph; a weight or statistic is not a constant; the normalization trains; the folded weights
+        overflow the dtype, or all those of a channel are too small for it.
 
     Numerics:
         Reassociates: ``s = scale / sqrt(var + epsilon)`` is computed in float64, multiplied into the
@@ -59,8 +62,12 @@ class FoldConvBn(RewritePass[ConvBn]):
             return None
         if facts.sole_user(source) is not node:
             return Declined("the convolution's output is used elsewhere")
+        if conv.graph is not node.graph:
+            return Declined("the convolution is in an outer graph")
         if _trains(node):
             return Declined("the BatchNormalization trains")
+        if facts.opset(node) < 9 and facts.attribute(node, "spatial", 1) != 1:
+            return Declined("the BatchNormalization is not per channel")
         return _fold(conv, node)
 
     def rewrite(self, match: ConvBn, rw: Rewriter) -> None:
@@ -80,71 +87,65 @@ class FoldConvBn(RewritePass[ConvBn]):
 
 
 def _trains(norm: ir.Node) -> bool:
-    if facts.opset(norm) >= 14:
-        return bool(facts.attribute(norm, "training_mode", 0))
+    if facts.opset(norm) >= 14 and facts.attribute(norm, "training_mode", 0):
+        return True
     if facts.opset(norm) < 7 and not facts.attribute(norm, "is_test", 0):
         return True
-    if facts.opset(norm) < 9 and facts.attribute(norm, "spatial", 1) != 1:
-        return True
-    return any(value.uses() or facts.is_observed(value) for value in norm.outputs[1:])
+    # Between these opsets it is the outputs that say so, whether anything reads them or not.
+    return any(value.name for value in norm.outputs[1:])
 
 
 def _fold(conv: ir.Node, norm: ir.Node) -> ConvBn | Declined:
     weight = facts.constant(conv.inputs[1])
     if weight is None:
         return Declined("the weight is not a constant")
-    statistics = [facts.constant(value) for value in norm.inputs[1:5]]
-    bias = facts.constant(conv.inputs[2]) if _has_bias(conv) else np.zeros((), weight.dtype)
-    if bias is None or len(statistics) < 4 or any(array is None for array in statistics):
+    layout = _layout(conv, weight)
+    if layout is None:
+        return Declined("the weight is not that of a convolution")
+    channels = layout[0] * layout[2]
+    bias = facts.constant(conv.inputs[2]) if _has_bias(conv) else np.zeros(channels)
+    vectors = [bias, *(facts.constant(value) for value in norm.inputs[1:5])]
+    if len(vectors) < 5 or any(vector is None for vector in vectors):
         return Declined("a bias or statistic is not a constant")
-    scale, shift, mean, variance = (np.asarray(a, dtype=np.float64) for a in statistics)
-    channels = _out_channels(conv, weight)
-    if any(array.shape != (channels,) for array in (scale, shift, mean, variance)):
-        return Declined("the statistics do not fit the convolution's channels")
-    factor, offset = _affine(norm, scale, shift, mean, variance)
-    with np.errstate(all="ignore"):
-        folded = weight.astype(np.float64) * _along_output(conv, weight, factor)
-        moved = np.broadcast_to(bias.astype(np.float64), (channels,)) * factor + offset
-        new_weight, new_bias = folded.astype(weight.dtype), moved.astype(weight.dtype)
-    if not (_finite(new_weight) and _finite(new_bias)):
-        return Declined("the folded weights are not finite")
-    return ConvBn(conv, norm, new_weight, new_bias)
-
-
-def _affine(
-    norm: ir.Node,
-    scale: np.ndarray[Any, Any],
-    shift: np.ndarray[Any, Any],
-    mean: np.ndarray[Any, Any],
-    variance: np.ndarray[Any, Any],
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    epsilon = np.float64(np.float32(facts.attribute(norm, "epsilon", 1e-5)))
+    bias, scale, shift, mean, variance = (np.asarray(vector, dtype=np.float64) for vector in vectors)
+    if any(vector.shape != (channels,) for vector in (bias, scale, shift, mean, variance)):
+        return Declined("a bias or statistic does not fit the convolution's channels")
+    # Without an attribute it is the float nearest to the default, as in the file.
+    epsilon = float(np.float32(facts.attribute(norm, "epsilon", 1e-5)))
+    wide = weight.astype(np.float64).reshape(layout)
     with np.errstate(all="ignore"):
         factor = scale / np.sqrt(variance + epsilon)
-        return factor, shift - mean * factor
-
-
-def _finite(array: np.ndarray[Any, Any]) -> bool:
-    return bool(np.isfinite(array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)).all())
+        new_weight = (wide * factor.reshape(layout[0], 1, layout[2], 1)).astype(weight.dtype)
+        new_bias = (bias * factor + (shift - mean * factor)).astype(weight.dtype)
+    if not (_finite(new_weight) and _finite(new_bias)):
+        return Declined("the folded weights are not finite")
+    if _vanishes(wide, factor, float(ml_dtypes.finfo(weight.dtype).smallest_normal)):
+        return Declined("the folded weights of a channel are too small for their type")
+    return ConvBn(conv, norm, new_weight.reshape(weight.shape), new_bias)
 
 
 def _has_bias(conv: ir.Node) -> bool:
     return len(conv.inputs) > 2 and conv.inputs[2] is not None
 
 
-def _out_channels(conv: ir.Node, weight: np.ndarray[Any, Any]) -> int:
+def _layout(conv: ir.Node, weight: np.ndarray[Any, Any]) -> tuple[int, int, int, int] | None:
+    """The weight's shape as [groups, rows, channels of a group, rest], so that axes 0 and 2 are C_out."""
+    if weight.ndim < 2:
+        return None
     if conv.op_type == "Conv":
-        return weight.shape[0]
-    return weight.shape[1] * facts.attribute(conv, "group", 1)
-
-
-def _along_output(
-    conv: ir.Node, weight: np.ndarray[Any, Any], factor: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    if conv.op_type == "Conv":
-        return factor.reshape(-1, *(1,) * (weight.ndim - 1))
-    # ConvTranspose keeps [C_in, C_out / group, ...]: rows of group g produce that group's outputs.
+        return 1, 1, weight.shape[0], math.prod(weight.shape[1:])
+    # ConvTranspose keeps [C_in, C_out / group, ...]: the rows of a group give that group's outputs.
     groups = facts.attribute(conv, "group", 1)
-    rows = weight.shape[0] // groups
-    per_row = np.repeat(factor.reshape(groups, weight.shape[1]), rows, axis=0)
-    return per_row.reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))
+    if groups < 1 or weight.shape[0] % groups:
+        return None
+    return groups, weight.shape[0] // groups, weight.shape[1], math.prod(weight.shape[2:])
+
+
+def _finite(array: np.ndarray[Any, Any]) -> bool:
+    return bool(np.isfinite(array.astype(np.float64)).all())
+
+
+def _vanishes(wide: np.ndarray[Any, Any], factor: np.ndarray[Any, Any], smallest: float) -> bool:
+    """Whether all weights of some channel become subnormal, and so lose digits, or zero."""
+    peak = np.abs(wide).max(axis=(1, 3), initial=0).reshape(-1)
+    return bool(((peak > 0) & (factor != 0) & (peak * np.abs(factor) < smallest)).any())

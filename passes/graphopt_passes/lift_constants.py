@@ -18,7 +18,8 @@ class LiftConstants(RewritePass[ir.Node]):
 
     When it does not apply:
         In the body of a function, which has no initializers; where the constant is itself a graph
-        output; for sparse constants and such as take their value from a parameter.
+        output; for sparse constants and such as take their value from a parameter; where the model
+        declares another type or shape than the constant has.
 
     Numerics:
         Exact: the tensor is the same.
@@ -33,13 +34,15 @@ class LiftConstants(RewritePass[ir.Node]):
 
     def match(self, node: ir.Node) -> ir.Node | Declined | None:
         output = node.outputs[0]
+        if not output.uses() and not output.is_graph_output():
+            return None
         if facts.in_function(node):
             return Declined("functions have no initializers")
-        if facts.constant_tensor(output) is None:
+        tensor = facts.constant_tensor(output)
+        if tensor is None:
             return Declined("the constant is sparse, text, or a parameter")
-        if output.is_graph_output():
-            return Declined("a graph output would be an initializer")
-        return node
+        lifted = ir.Value(type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()))
+        return facts.replaceable(output, lifted) or node
 
     def rewrite(self, match: ir.Node, rw: Rewriter) -> None:
         tensor = facts.constant_tensor(match.outputs[0])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.checker
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from graphopt import BadInput, Numerics, OpaquePass, ToolReport
@@ -31,7 +32,8 @@ class OnnxSim(OpaquePass):
     When it does not apply:
         What would make the file larger by more than ``fold_limit`` stays computed: a mask of 64 MB, a
         transposed copy of an embedding that is also read as it is. So does what lies in the bodies of
-        If, Loop and functions, and what depends on an input that has a default.
+        If, Loop and functions, and what depends on an input that has a default. A model that onnx's
+        checker refuses is left as it was.
 
     Numerics:
         Reassociates: a folded tensor was computed by the kernels of the machine that folded it, and
@@ -63,7 +65,13 @@ class OnnxSim(OpaquePass):
         before = _parts(model)
         defaults = _take_defaults(model, source.parent)
         fold = "constant-folding" not in disabled
-        result = self._simplified(model, source, target, disabled, fold=fold, prepare=bool(defaults))
+        try:
+            result = self._simplified(model, source, target, disabled, fold=fold, prepare=bool(defaults))
+        except onnx.checker.ValidationError as error:
+            # ONNX Runtime may run what it refuses, such as an operator newer than the opset.
+            _files.copy(source, target)
+            reason = str(error).strip().splitlines()[0]
+            return ToolReport(notes=(f"left as it was: onnx's checker refuses the model: {reason}",))
         notes: tuple[str, ...] = ()
         kept = growing = _growth.growing(model.graph, result.graph, limit) if fold else set[str]()
         if kept:

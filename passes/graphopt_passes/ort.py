@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +64,8 @@ class Ort(OpaquePass):
         after = _Content.of(target)
         modified = _ort_log.modified(log)
         if "CastFloat16Transformer" in modified and after.nodes > before.nodes and after.casts > before.casts:
-            shutil.copyfile(source, target)
             target.with_name(f"{target.name}.data").unlink(missing_ok=True)
-            _files.bring_data(before.files, source, target)
+            _files.copy(source, target)
             return ToolReport(
                 notes=(
                     f"left as it was: ONNX Runtime would insert {after.casts - before.casts} Casts around"
