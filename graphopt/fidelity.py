@@ -14,11 +14,14 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from graphopt.messages import called, give_sparse, hide_sparse
+
 _GRAPH = "graphopt.graph"
 _NODE = "graphopt.explicit"
 _TYPE = "graphopt.type"
 _MODEL = "graphopt.model"
 _OPSETS = "graphopt.opsets"
+_SPARSE = "graphopt.sparse"
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 _EMPTY_FIELDS = ("domain", "name", "doc_string", "overload")
 
@@ -38,11 +41,22 @@ def to_ir(proto: onnx.ModelProto, outside: list[Outside] | None = None) -> ir.Mo
         onnx_ir.serde.SerdeError, ValueError: The model is invalid.
     """
     hidden = _hide_types(proto)
+    sparse: list[tuple[onnx.AttributeProto, onnx.AttributeProto]] = []
     try:
-        model = ir.from_proto(proto)
+        try:
+            model = ir.from_proto(proto)
+        except ir.serde.SerdeError:
+            sparse = hide_sparse(proto)
+            if not sparse:
+                raise
+            model = ir.from_proto(proto)
     finally:
         for info, kind in hidden.values():
             info.type.CopyFrom(kind)
+        for attr, content in sparse:
+            attr.CopyFrom(content)
+    if sparse:
+        model.meta[_SPARSE] = True
     model.meta[_MODEL] = list(proto.training_info)
     _keep_opsets(model, proto)
     found: list[Outside] = [] if outside is None else outside
@@ -64,6 +78,8 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     assert isinstance(proto, onnx.ModelProto)
     proto.training_info.extend(model.meta.get(_MODEL, ()))
+    if _SPARSE in model.meta:
+        give_sparse(proto)
     _give_opsets(model, proto)
     for graph, target in _pairs(model, proto):
         _give_graph(graph, target)
@@ -78,7 +94,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
 def inherit(before: ir.Model, after: ir.Model) -> None:
     """Let a tool's result have what was kept aside of the model that the tool was given."""
-    for key in (_MODEL, _OPSETS):
+    for key in (_MODEL, _OPSETS, _SPARSE):
         if key in before.meta:
             after.meta[key] = before.meta[key]
     old, new = before.graph.meta.get(_GRAPH), after.graph.meta.get(_GRAPH)
@@ -88,32 +104,6 @@ def inherit(before: ir.Model, after: ir.Model) -> None:
     for value, former in zip(after.graph.outputs, before.graph.outputs, strict=False):
         if value.name == former.name and _TYPE in former.meta:
             value.meta[_TYPE] = former.meta[_TYPE]
-
-
-def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Every tensor of a model with a name to call it by: initializers first, then attributes."""
-    for graph in _graph_protos(proto.graph):
-        for tensor in graph.initializer:
-            yield tensor.name, tensor
-        for node in graph.node:
-            yield from _attribute_tensors(node)
-    for function in proto.functions:
-        for node in function.node:
-            yield from _attribute_tensors(node)
-            for graph in _subgraph_protos(node):
-                for inner in _graph_protos(graph):
-                    yield from ((t.name, t) for t in inner.initializer)
-                    for inner_node in inner.node:
-                        yield from _attribute_tensors(inner_node)
-
-
-def _attribute_tensors(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    for attr in node.attribute:
-        if attr.type == onnx.AttributeProto.TENSOR:
-            yield f"{_called(node)}.{attr.name}", attr.t
-        elif attr.type == onnx.AttributeProto.TENSORS:
-            for tensor in attr.tensors:
-                yield f"{_called(node)}.{attr.name}", tensor
 
 
 def _pairs(model: ir.Model, proto: onnx.ModelProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
@@ -129,29 +119,12 @@ def _pairs(model: ir.Model, proto: onnx.ModelProto) -> Iterator[tuple[ir.Graph, 
 def _inner_pairs(graph: ir.Graph, messages: Any) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
     for node, message in zip(graph, messages, strict=True):
         for attr in message.attribute:
+            if attr.ref_attr_name:
+                continue  # it takes the graph from a parameter of its function
             if attr.type == onnx.AttributeProto.GRAPH:
                 yield node.attributes[attr.name].as_graph(), attr.g
             elif attr.type == onnx.AttributeProto.GRAPHS:
                 yield from zip(node.attributes[attr.name].as_graphs(), attr.graphs, strict=True)
-
-
-def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    stack = [graph]
-    while stack:
-        graph = stack.pop()
-        yield graph
-        for node in graph.node:
-            stack.extend(_subgraph_protos(node))
-
-
-def _subgraph_protos(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    found: list[onnx.GraphProto] = []
-    for attr in node.attribute:
-        if attr.type == onnx.AttributeProto.GRAPH:
-            found.append(attr.g)
-        elif attr.type == onnx.AttributeProto.GRAPHS:
-            found.extend(attr.graphs)
-    return found
 
 
 def _hide_types(
@@ -265,20 +238,18 @@ def _keep_nodes(
             node.meta[_NODE] = explicit
         for attr in message.attribute:
             kind = attr.type
+            if attr.ref_attr_name:
+                continue  # it takes its value from a parameter of the function
             if kind == onnx.AttributeProto.GRAPH:
                 inner.append((node.attributes[attr.name].as_graph(), attr.g))
             elif kind == onnx.AttributeProto.GRAPHS:
                 inner.extend(zip(node.attributes[attr.name].as_graphs(), attr.graphs, strict=True))
             elif kind == onnx.AttributeProto.TENSOR and attr.t.data_location == _EXTERNAL:
-                outside.append((f"{_called(message)}.{attr.name}", attr.t))
+                outside.append((f"{called(message)}.{attr.name}", attr.t))
             elif kind == onnx.AttributeProto.TENSORS:
                 held = (t for t in attr.tensors if t.data_location == _EXTERNAL)
-                outside.extend((f"{_called(message)}.{attr.name}", tensor) for tensor in held)
+                outside.extend((f"{called(message)}.{attr.name}", tensor) for tensor in held)
     return inner
-
-
-def _called(message: onnx.NodeProto) -> str:
-    return message.output[0] if message.output else message.name
 
 
 def _give_nodes(graph: ir.Graph, messages: Any) -> None:

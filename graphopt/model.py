@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from graphopt import fidelity
 from graphopt.errors import BadInput
+from graphopt.messages import tensors
 from graphopt.storage import (
     SavedFile,
     data_file,
@@ -217,7 +218,7 @@ class Model:
 
     def _take_in(self, proto: onnx.ModelProto) -> None:
         content = self._external_content()
-        for name, tensor in fidelity.tensors(proto):
+        for name, tensor in tensors(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 tensor.raw_data = content[name, _place(tensor)].tobytes()
                 tensor.ClearField("data_location")
@@ -328,7 +329,7 @@ def _split(model: Model, proto: onnx.ModelProto, location: str, large: bool) -> 
     outside = model._external_content()  # pyright: ignore[reportPrivateUsage]
     chunks: list[tuple[int, Any]] = []
     offset = 0
-    for name, tensor in fidelity.tensors(proto):
+    for name, tensor in tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             content: Any = outside[name, _place(tensor)]
             size = content.nbytes

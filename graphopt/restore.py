@@ -9,7 +9,8 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import BadInput, PassError
-from graphopt.fidelity import inherit, tensors
+from graphopt.fidelity import inherit
+from graphopt.messages import tensors
 from graphopt.model import Model, paused_gc
 from graphopt.storage import external_range, read_proto
 

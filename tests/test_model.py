@@ -123,6 +123,31 @@ def test_map_outputs_are_kept_aside() -> None:
     assert canonical(loaded.proto()) == canonical(model)
 
 
+def test_sparse_constants_are_kept_aside() -> None:
+    model = parse(SMALL)
+    constant = helper.make_node("Constant", [], ["c"])
+    values, indices = helper.make_tensor("", 1, [1], [2.0]), helper.make_tensor("", 7, [1], [1])
+    sparse = helper.make_sparse_tensor(values, indices, [2])
+    constant.attribute.append(helper.make_attribute("sparse_value", sparse))
+    model.graph.node.insert(0, constant)
+    before = model.SerializeToString(deterministic=True)
+    loaded = Model.from_proto(model)
+    assert model.SerializeToString(deterministic=True) == before
+    assert canonical(loaded.proto()) == canonical(loaded.clone().proto()) == canonical(model)
+
+
+def test_graphs_that_are_parameters_of_a_function() -> None:
+    node = helper.make_node("If", ["c"], ["o"])
+    for name in ("then_branch", "else_branch"):
+        node.attribute.add(name=name, ref_attr_name=name, type=onnx.AttributeProto.GRAPH)
+    model = parse(SMALL)
+    opset = helper.make_opsetid("", 17)
+    model.functions.append(
+        helper.make_function("local", "F", ["c"], ["o"], [node], [opset], ["then_branch", "else_branch"])
+    )
+    assert canonical(Model.from_proto(model).proto()) == canonical(model)
+
+
 def test_unsorted_nodes_are_sorted() -> None:
     model = parse(
         '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { t = Relu(x) y = Neg(t) }'
