@@ -22,12 +22,12 @@ def listing(registry: Registry) -> tuple[Any, RenderableType]:
     for name, cls in sorted(classes.items()):
         doc = describe(cls)
         owner = registry.owner(name)
-        table.add_row(name, cls.numerics.value, doc.summary, owner)
+        table.add_row(name, cls.numerics.value, _plain(doc.summary), owner)
         data.append({"name": name, "numerics": cls.numerics.value, "summary": doc.summary, "owner": owner})
     pipelines = _grid("pipeline", "passes")
     named = {name: str(pipeline) for name, pipeline in load_pipelines(registry).items()}
     for name, text in sorted(named.items()):
-        pipelines.add_row(name, text)
+        pipelines.add_row(name, _foldable(text))
     problems = [Text(f"problem: {problem.message}", style="red") for problem in registry.problems]
     content = {
         "passes": data,
@@ -41,22 +41,32 @@ def one(registry: Registry, name: str) -> tuple[Any, RenderableType]:
     """One pass or pipeline in full, as data and as text."""
     if registry.is_pipeline(name):
         text = str(Pipeline(name, registry))
-        return {"name": name, "pipeline": text}, Text(f"{name}: {text}")
+        return {"name": name, "pipeline": text}, Text(f"{name}: {_foldable(text)}")
     doc = describe(registry.get(name))
     head = Text(doc.name, style="bold")
     head.append(f"  {registry.owner(name)}\n", style="not bold dim")
-    parts: list[RenderableType] = [head, Text(doc.summary), Text()]
+    parts: list[RenderableType] = [head, Text(_plain(doc.summary)), Text()]
     if doc.text:
-        parts.extend((Text(doc.text), Text()))
+        parts.extend((Text(_plain(doc.text)), Text()))
     parts.append(Text(f"{doc.kind} · {doc.numerics} · opset {doc.min_opset} and up"))
     for title, body in doc.sections:
-        parts.extend((Text(f"\n{title}", style="bold"), Text(body)))
+        parts.extend((Text(f"\n{title}", style="bold"), Text(_plain(body))))
     if doc.options:
         table = _grid("option", "type", "default", "meaning")
         for option in doc.options:
-            table.add_row(option.name, option.type, option.default, option.doc)
+            table.add_row(option.name, option.type, option.default, _plain(option.doc))
         parts.extend((Text(), table))
     return dataclasses.asdict(doc), Group(*parts)
+
+
+def _plain(text: str) -> str:
+    """Text of a docstring without its markup."""
+    return text.replace("``", "")
+
+
+def _foldable(pipeline: str) -> str:
+    """A pipeline text that can be folded at its commas; it still reads as one."""
+    return pipeline.replace(",", ", ")
 
 
 def _grid(*titles: str) -> Table:

@@ -34,7 +34,7 @@ def console() -> Console:
 
 def show(content: RenderableType) -> None:
     """Print to standard output."""
-    console().print(content, highlight=False)
+    console().print(content, highlight=False, markup=False)
 
 
 def show_json(content: Any) -> None:

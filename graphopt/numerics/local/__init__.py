@@ -1,0 +1,1 @@
+"""The local check: what a pass did at each place, computed before and after in float64."""

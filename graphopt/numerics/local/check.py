@@ -1,0 +1,111 @@
+"""The local check as the check after a pass uses it: which rewrites are right by themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from graphopt.numerics.feeds import FeedSet
+from graphopt.numerics.local.regions import TOO_LARGE
+from graphopt.numerics.local.served import LocalReply, Looked
+from graphopt.numerics.runtime import SessionSpec
+from graphopt.pipeline.worker import Worker
+from graphopt.record.data import LocalCheck, LocalSummary, SiteEntry
+from graphopt.rewrite.changes import Change
+
+_SECONDS = 20.0
+"""For one pass, after which what is left is ``not checked``."""
+_GRACE = 60.0
+_MOST_FEEDS = 2
+_INSIDE = "it lies in a subgraph or function"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReport:
+    """What the local check of one pass found.
+
+    Attributes:
+        regions: Each place where the models before and after differ.
+        problem: Why none could be looked at, if that is so.
+    """
+
+    regions: tuple[Looked, ...] = ()
+    problem: str = ""
+
+    @property
+    def wrong(self) -> list[Looked]:
+        """The regions that compute something else, the worst first."""
+        found = [region for region in self.regions if region.finding == "wrong"]
+        return sorted(found, key=lambda region: -region.error)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every difference was looked at."""
+        return not self.problem and all(region.finding != "not checked" for region in self.regions)
+
+    def summary(self) -> LocalSummary:
+        """The counts, as the record has them."""
+        counts = Counter(region.finding for region in self.regions)
+        reasons = Counter(region.reason for region in self.regions if region.finding == "not checked")
+        if self.problem:
+            reasons[self.problem] += 1
+        return LocalSummary(counts["clean"], counts["wrong"], dict(reasons.most_common()))
+
+    def of_site(self, change: Change) -> LocalCheck:
+        """What is known of one rewrite."""
+        if change.site.key.graph:
+            return LocalCheck("not checked", reason=_INSIDE)
+        names = {value.name for image in (*change.removed, *change.added) for value in image.outputs}
+        names.update(name for pair in change.replaced for name in pair)
+        mine = [region for region in self.regions if not names.isdisjoint(region.names)]
+        for finding in ("wrong", "not checked"):
+            found = [region for region in mine if region.finding == finding]
+            if found:
+                worst = max(found, key=lambda region: region.error)
+                return LocalCheck(worst.finding, worst.error, worst.reason)
+        if self.problem:
+            return LocalCheck("not checked", reason=self.problem)
+        if not mine and any(region.reason == TOO_LARGE for region in self.regions):
+            # It may lie in there: not all nodes of such a region are known.
+            return LocalCheck("not checked", reason=TOO_LARGE)
+        # Where no region is, the nodes that read the result are the same as before: a constant has moved.
+        return LocalCheck("clean", max((region.error for region in mine), default=0.0))
+
+
+class LocalChecker:
+    """Compares a model before and after a pass, place by place, in the worker.
+
+    Args:
+        worker: Gives the process.
+        spec: How the models run.
+        feeds: The feeds of the check; the first few with unlike distributions are used.
+    """
+
+    def __init__(self, worker: Callable[[], Worker], spec: SessionSpec, feeds: Sequence[FeedSet]) -> None:
+        self._worker = worker
+        self._spec = spec
+        self._feeds = list(feeds[:_MOST_FEEDS])
+
+    def check(self, before: Path, after: Path, seconds: float = _SECONDS) -> LocalReport:
+        """Compare two files of one signature."""
+        reply = self._worker().call(
+            "graphopt.numerics.local.served:check_regions",
+            str(before),
+            str(after),
+            replace(self._spec, path=str(before)),
+            [dict(feed.arrays) for feed in self._feeds],
+            seconds,
+            timeout=seconds + _GRACE,
+        )
+        if reply.status != "ok":
+            return LocalReport(problem=f"the local check ended early: {reply.error or reply.status}")
+        content: LocalReply = reply.value
+        return LocalReport(tuple(content.regions), content.error)
+
+
+def note_sites(sites: Sequence[SiteEntry], changes: Sequence[Change], report: LocalReport) -> None:
+    """Write what is known of each rewrite into its entry."""
+    for entry, change in zip(sites, changes, strict=True):
+        entry.local = report.of_site(change)

@@ -1,0 +1,93 @@
+"""What the local check of a pass means for the verdict on its outputs.
+
+It is the primary judge of algebra: an output's noise floor waves through a dropped epsilon, and calls
+amplified rounding wrong.
+"""
+
+from __future__ import annotations
+
+from graphopt.numerics.compare import worst
+from graphopt.numerics.local.check import LocalReport
+from graphopt.record.data import CheckEntry, LocalCheck, OutputCheck, Verdict
+
+_GOOD: tuple[Verdict, ...] = ("identical", "rounding", "within tolerance")
+# So many times the noise floor may rounding reach where every place is right by itself: the floor is the
+# largest of a few samples, and a model that amplifies rounding does so unevenly.
+_FLOORS = 32.0
+# Beyond this share of the elements an output that is no float has not flipped by rounding.
+_FLIPPED = 0.05
+_ANOTHER = 0.05
+"""An error of this share of the scale that no output shows is another value under an old name."""
+
+
+def weigh(
+    entry: CheckEntry,
+    report: LocalReport,
+    *,
+    opaque: bool,
+    proven: bool,
+    quantized: bool = False,
+    where: str = "",
+) -> None:
+    """Let local findings decide where the outputs alone cannot, in place.
+
+    Args:
+        entry: The verdict on the outputs.
+        report: The findings at the places that the pass changed.
+        opaque: Whether a tool made the changes, which may have given an old name to another value.
+        proven: Whether all that earlier passes changed is right by itself.
+        quantized: Whether the model rounds activations to quantization steps.
+        where: The site of the worst finding, for the sentence.
+    """
+    entry.local = report.summary()
+    wrong = report.wrong
+    if opaque and entry.verdict in _GOOD:
+        wrong = [region for region in wrong if region.share < _ANOTHER]
+        renamed = entry.local.wrong - len(wrong)
+        if renamed:
+            entry.local.wrong -= renamed
+            entry.local.not_checked["the name may mean another value now"] = renamed
+    if wrong:
+        first = wrong[0]
+        ops = f"{', '.join(first.ops[0]) or 'a constant'} > {', '.join(first.ops[1]) or 'a constant'}"
+        entry.verdict = "broken"
+        entry.reason = (
+            f"The rewrite at {where or first.value} is wrong by itself: in float64 '{first.value}' is "
+            f"{first.reason}, {first.error:.3g} times what rounding explains ({ops})."
+        )
+        for output in entry.outputs:
+            output.local = LocalCheck("wrong", first.error, first.reason)
+        return
+    if not (report.complete and proven) or entry.local.not_checked:
+        return
+    for output in entry.outputs:
+        output.local = LocalCheck("clean")
+        if output.verdict in ("broken", "undecided"):
+            _acquit(output, quantized=quantized)
+    _sum_up(entry)
+
+
+def _acquit(output: OutputCheck, *, quantized: bool) -> None:
+    """Every place is right by itself: what is left is rounding, unless it is far more than that."""
+    if output.worst_index is None or output.mismatched is None:
+        return
+    explained = output.mismatched <= _FLIPPED and (quantized or output.floor is not None)
+    if isinstance(output.expected, float) and isinstance(output.actual, float):
+        error = abs(output.actual - output.expected)
+        if not error < float("inf"):
+            return
+        # Steps flip rarely and by far more than the samples of a noise floor show.
+        explained = (quantized and explained) or bool(output.floor and error <= _FLOORS * output.floor)
+    output.verdict = "rounding" if explained else "undecided"
+    link = "and" if explained else "but"
+    output.reason = (
+        f"{output.reason.rstrip('.')}, {link} every place that was rewritten is right by itself in float64."
+    )
+
+
+def _sum_up(entry: CheckEntry) -> None:
+    before = entry.verdict
+    entry.verdict = worst([output.verdict for output in entry.outputs])
+    if entry.verdict != before:
+        deciding = [o for o in entry.outputs if o.verdict == entry.verdict and o.reason]
+        entry.reason = f"{deciding[0].name}: {deciding[0].reason}" if deciding else ""

@@ -1,0 +1,278 @@
+"""The worker's side of the local check: finds the regions, captures activations, computes both sides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from graphopt.model import Model
+from graphopt.numerics.local.evaluate import NoDefinition, evaluate, narrows, widened
+from graphopt.numerics.local.judge import Finding, Judged, judge
+from graphopt.numerics.local.kernels import Array
+from graphopt.numerics.local.regions import Region, Side, find_regions
+from graphopt.numerics.runtime import SessionSpec
+from graphopt.numerics.served import run_values
+
+# Operators whose result jumps: an element that lies on the edge may fall to either side of it.
+_EDGES = frozenset(
+    {"ArgMax", "ArgMin", "Cast", "Ceil", "DequantizeLinear", "DynamicQuantizeLinear", "Equal", "Floor",
+     "Greater", "GreaterOrEqual", "Hardmax", "Less", "LessOrEqual", "Mod", "NonMaxSuppression", "NonZero",
+     "QuantizeLinear", "Round", "Sign", "TopK", "Where"}
+)  # fmt: skip
+_EDGE_SHARE = 1e-3
+# Here constants say how large the result is.
+_SIZING = frozenset({"Range", "Resize", "Upsample"})
+_SAMPLES = 3
+_UNIT = float(np.finfo(np.float32).eps)
+_CHUNK_BYTES = 256 << 20
+_FIRST_CHUNK = 32
+_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+@dataclass(slots=True)
+class Looked:
+    """What was found at one region.
+
+    Attributes:
+        values: The values compared.
+        names: Every value that its nodes give, before or after.
+        ops: The operators, before and after.
+        finding: The gravest finding over all its values and feeds.
+        error: In units of what float32 would explain; over 1 is wrong.
+        value: The value that the finding is about.
+        share: The largest error as a share of the scale of its slice.
+        reason: One phrase where it is not clean.
+    """
+
+    values: tuple[str, ...]
+    names: frozenset[str]
+    ops: tuple[tuple[str, ...], tuple[str, ...]]
+    finding: Finding = "clean"
+    error: float = 0.0
+    value: str = ""
+    share: float = 0.0
+    reason: str = ""
+
+    def take(self, found: Judged, value: str) -> None:
+        """Take in the finding for one value on one feed."""
+        if found.finding == "wrong" and (self.finding != "wrong" or found.error > self.error):
+            self.finding, self.error, self.value = found.finding, found.error, value
+            self.reason = found.reason
+            self.share = found.difference / found.scale if found.scale else 1.0
+        elif found.finding == "not checked" and self.finding == "clean":
+            self.finding, self.value, self.reason = found.finding, value, found.reason
+        elif self.finding == "clean":
+            self.error = max(self.error, found.error)
+
+
+@dataclass(slots=True)
+class LocalReply:
+    """The regions, or that a feed's values are not here.
+
+    Attributes:
+        regions: What was found, in the order of the model after.
+        missing: Whether the values of a feed must be sent.
+        error: Why nothing could be looked at.
+    """
+
+    regions: list[Looked] = field(default_factory=list[Looked])
+    missing: bool = False
+    error: str = ""
+
+
+def check_regions(
+    before: str,
+    after: str,
+    spec: SessionSpec,
+    feeds: Sequence[Mapping[str, Any]],
+    seconds: float,
+) -> LocalReply:
+    """Compare two versions of a model region by region.
+
+    Args:
+        before: The file before a pass.
+        after: The file after it.
+        spec: How the model before is run for its activations; its path is of no matter.
+        feeds: What it is run on.
+        seconds: When to stop; regions not reached are ``not checked``.
+    """
+    deadline = time.monotonic() + seconds
+    old, new = Model.load(before), Model.load(after)
+    regions = list(find_regions(Side.of(old.ir), Side.of(new.ir)))
+    return LocalReply(_Look(Path(before), old, new, spec, deadline).at(regions, feeds))
+
+
+class _Look:
+    def __init__(self, path: Path, before: Model, after: Model, spec: SessionSpec, deadline: float) -> None:
+        self._path = path
+        self._spec = spec
+        self._deadline = deadline
+        self._sides = (before, after)
+        self._constants = (Side.of(before.ir).constants, Side.of(after.ir).constants)
+        self._wide: dict[tuple[int, str], Array] = {}
+
+    def at(self, regions: Sequence[Region], feeds: Sequence[Mapping[str, Any]]) -> list[Looked]:
+        looked = [_looked(region) for region in regions]
+        open_ones = [(region, at) for region, at in zip(regions, looked, strict=True) if not region.obstacle]
+        if not open_ones:
+            return looked
+        wanted = dict.fromkeys(name for region, _ in open_ones for name in (*region.frontier, *region.values))
+        capture = _Capture(self._path, self._spec, self._sides[0], list(wanted))
+        for feed in feeds:
+            for chunk in _chunks(open_ones, capture):
+                names = dict.fromkeys(n for region, _ in chunk for n in (*region.frontier, *region.values))
+                activations = capture.run(list(names), feed)
+                for region, at in chunk:
+                    self._compare(region, at, activations)
+        return looked
+
+    def _compare(self, region: Region, at: Looked, activations: Mapping[str, Array]) -> None:
+        if time.monotonic() > self._deadline:
+            at.take(Judged("not checked", reason="no time was left"), region.values[0])
+            return
+        absent = [name for name in (*region.frontier, *region.values) if name not in activations]
+        if absent:
+            at.take(Judged("not checked", reason="a value is no tensor"), absent[0])
+            return
+        frontier = {name: widened(activations[name]) for name in region.frontier}
+        try:
+            old = self._side(0, region.before, frontier)
+            # A float of 16 bits that comes in is a fault; one that was there leaves only its algebra.
+            narrow = _narrowings(region.after) > _narrowings(region.before)
+            new = self._side(1, region.after, frontier, narrow=narrow)
+        except NoDefinition as obstacle:
+            at.take(Judged("not checked", reason=str(obstacle)), region.values[0])
+            return
+        spread: dict[str, Array] | None = None
+        for name in region.values:
+            left = old[name] if name in old else self._constant(0, name)
+            right = new[name] if name in new else self._constant(1, name)
+            found = judge(left, right, activations[name])
+            if found.finding == "wrong" and left.dtype.kind == "f" and left.shape == right.shape:
+                # Where a few elements are left of a channel, the runtime may have been right by luck.
+                spread = self._spread(region, frontier, old) if spread is None else spread
+                if name in spread:
+                    found = judge(left, right, activations[name], spread[name])
+            if found.finding == "wrong" and found.share <= _EDGE_SHARE and _has_edges(region):
+                found = Judged("not checked", reason="some values lie on an edge between two results")
+            at.take(found, name)
+
+    def _spread(
+        self, region: Region, frontier: Mapping[str, Array], exact: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """How far random roundings of every constant and every result move the values of the region."""
+        generator = np.random.default_rng(0)
+
+        def rounded(array: Array) -> Array:
+            if array.dtype.kind != "f":
+                return array
+            return array * (1 + _UNIT * generator.uniform(-1, 1, array.shape))
+
+        found: dict[str, Array] = {}
+        for _ in range(_SAMPLES):
+            try:
+                moved = self._side(0, region.before, frontier, rounded)
+            except NoDefinition:
+                break
+            for name in region.values:
+                if name in moved and moved[name].shape == exact[name].shape and moved[name].dtype.kind == "f":
+                    with np.errstate(all="ignore"):
+                        difference = np.abs(moved[name] - exact[name])
+                    found[name] = np.maximum(found.get(name, difference), difference)
+        return found
+
+    def _side(
+        self,
+        index: int,
+        nodes: Sequence[ir.Node],
+        frontier: Mapping[str, Array],
+        rounding: Callable[[Array], Array] | None = None,
+        *,
+        narrow: bool = False,
+    ) -> dict[str, Array]:
+        values = dict(frontier)
+        for node in nodes:
+            for value in node.inputs:
+                if value is not None and value.name in self._constants[index] and value.name not in values:
+                    array = self._constant(index, value.name)
+                    fixed = rounding is None or node.op_type in _SIZING
+                    values[value.name] = array if fixed else rounding(array)
+        opsets = self._sides[index].ir.opset_imports
+        computed = evaluate(nodes, values, opsets, rounding, narrow=narrow)
+        made = {value.name for node in nodes for value in node.outputs}
+        return {name: array for name, array in computed.items() if name in made}
+
+    def _constant(self, index: int, name: str) -> Array:
+        return widened(np.asarray(self._constants[index][name].numpy()))
+
+
+class _Capture:
+    """The model before with more outputs."""
+
+    def __init__(self, path: Path, spec: SessionSpec, model: Model, names: list[str]) -> None:
+        given = {port.name for port in model.interface().inputs}
+        self._given = given
+        proto = onnx.load(path, load_external_data=False)
+        present = {info.name for info in proto.graph.output}
+        proto.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in names if name not in present and name not in given
+        )
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry(_FOLDER, str(path.parent))
+        if spec.threads is not None:
+            options.intra_op_num_threads = spec.threads
+        self._session = ort.InferenceSession(proto.SerializeToString(), options, providers=[spec.provider])
+        self.bytes_each = _CHUNK_BYTES / _FIRST_CHUNK
+
+    def run(self, names: Sequence[str], feed: Mapping[str, Any]) -> dict[str, Array]:
+        """The values of ``names`` on a feed; those that are no tensors are left out."""
+        asked = [name for name in names if name not in self._given]
+        found = run_values(self._session, feed, frozenset(asked))[0] if asked else {}
+        known = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+        known.update({name: np.asarray(feed[name]) for name in names if name in self._given and name in feed})
+        if asked:
+            self.bytes_each = max(sum(v.nbytes for v in known.values()) / len(asked), 1.0)
+        return known
+
+
+def _looked(region: Region) -> Looked:
+    ops = tuple(tuple(node.op_type for node in nodes) for nodes in (region.before, region.after))
+    looked = Looked(tuple(region.values), frozenset(region.names()), (ops[0], ops[1]))
+    if region.obstacle:
+        looked.take(Judged("not checked", reason=region.obstacle), region.values[0])
+    return looked
+
+
+def _narrowings(nodes: Sequence[ir.Node]) -> int:
+    return sum(map(narrows, nodes))
+
+
+def _has_edges(region: Region) -> bool:
+    return any(node.op_type in _EDGES for node in (*region.before, *region.after))
+
+
+def _chunks(
+    items: Sequence[tuple[Region, Looked]], capture: _Capture
+) -> Iterator[list[tuple[Region, Looked]]]:
+    """Regions whose values fit into memory together, as far as the values so far tell."""
+    chunk: list[tuple[Region, Looked]] = []
+    count = 0
+    for item in items:
+        size = len(item[0].frontier) + len(item[0].values)
+        if chunk and (count + size) * capture.bytes_each > _CHUNK_BYTES:
+            yield chunk
+            chunk, count = [], 0
+        chunk.append(item)
+        count += size
+    if chunk:
+        yield chunk
