@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Model"
 PipelineSource: TypeAlias = "str | Pipeline | Sequence[Pass | str]"
-CheckMode: TypeAlias = Literal["pass", "off"]
+CheckMode: TypeAlias = Literal["pass", "rewrite", "off"]
 
 _PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy")
 _STANDARD = ("ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
@@ -174,7 +174,8 @@ def run(
         plugins: ``.py`` files or modules with more passes.
         skip: What to leave out, as ``PASS``, ``PASS/COMPONENT`` or ``PASS@NODE``.
         options: Options of passes, by ``"PASS.OPTION"``.
-        check: ``pass`` checks after every pass that changed something, ``off`` never.
+        check: ``pass`` checks after every pass that changed something, and each place that it changed
+            where an output shows it; ``rewrite`` each place in any case; ``off`` nothing.
         on_failure: ``stop`` raises, ``rollback`` leaves the failing pass out and goes on.
         inputs: Feeds from files, used in place of generated ones.
         dims: Sizes of symbolic dims in the generated feeds.
@@ -222,8 +223,8 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(paused_gc())
         checker = None
-        if plan.check == "pass":
-            checker = stack.enter_context(Checker(plan.options, path=path))
+        if plan.check != "off":
+            checker = stack.enter_context(Checker(plan.options, path=path, cache=tools.cache))
         watchers = [*instruments, *([checker] if checker is not None else [])]
         source = origin()
         record = _begin(source, path, plan)
@@ -301,7 +302,10 @@ def _plan(
     steps = steps.with_options(options)
     validate_skips(skips, steps)
     mode, policy = _supported(check or settings.check, on_failure or settings.on_failure, settings)
-    merged = CheckOptions(**{**_of_file(settings), **{k: v for k, v in said.items() if v is not None}})
+    merged = CheckOptions(
+        **{**_of_file(settings), **{k: v for k, v in said.items() if v is not None}},
+        every_rewrite=mode == "rewrite",
+    )
     return _Plan(steps, tuple(skips), merged, mode, policy, registry.plugin_files())
 
 
@@ -310,14 +314,13 @@ def _supported(
 ) -> tuple[CheckMode, OnFailure]:
     """Refuse what pipeline files may say and this version cannot do, rather than ignore it."""
     later = {
-        "check = 'rewrite'": check == "rewrite",
         "on-failure = 'heal'": on_failure == "heal",
         "reference": settings.reference is not None,
     }
     for what, wanted in later.items():
         if wanted:
             raise BadInput(f"This version of graphopt does not have {what} yet: leave it out.")
-    mode: CheckMode = "off" if check == "off" else "pass"
+    mode: CheckMode = "off" if check == "off" else "rewrite" if check == "rewrite" else "pass"
     return mode, "rollback" if on_failure == "rollback" else "stop"
 
 
@@ -369,18 +372,26 @@ def _finish(
     if checker is not None:
         record.feeds = checker.feeds
         record.tolerance = checker.tolerance
-        record.notes = list(checker.reference.notes)
     result = Result(outcome.model, record, outcome.failure, tuple(outcome.dropped), path)
     if outcome.failure is not None:
+        _note_checker(record, checker)
         record.seconds = time.perf_counter() - begin
         failure = outcome.failure
         raise CheckFailed(failure.message, result, pass_name=failure.instance)
     loaded = _as_loaded(outcome, checker)
+    _note_checker(record, checker)
     record.result = _result_entry(record, outcome, loaded)
     record.seconds = time.perf_counter() - begin
     if not result.ok:
         raise CheckFailed(f"The result is {loaded.verdict} as it is loaded: {loaded.reason}", result)
     return result
+
+
+def _note_checker(record: Record, checker: Checker | None) -> None:
+    """What the checks came to know on the way."""
+    if checker is not None:
+        record.notes = checker.notes
+        record.noise_floor = checker.noise_floor
 
 
 def _as_loaded(outcome: Outcome, checker: Checker | None) -> AsLoaded:

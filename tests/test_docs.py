@@ -71,4 +71,4 @@ def test_the_example_pipeline_file_is_read(here: Path) -> None:
 
 def test_commands_of_the_readme_exist() -> None:
     named = set(re.findall(r"graphopt (\w+)", "\n".join(blocks("sh"))))
-    assert named == {"run", "check", "diff", "passes", "doctor"}
+    assert named == {"run", "check", "diff", "inspect", "passes", "doctor"}

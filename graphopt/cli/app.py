@@ -14,12 +14,13 @@ from graphopt.cli.demo import demo
 from graphopt.cli.diff import diff
 from graphopt.cli.doctor import doctor
 from graphopt.cli.export import export
+from graphopt.cli.inspect import inspect
 from graphopt.cli.passes import passes
 from graphopt.cli.run import run
 
 _GROUPS: tuple[tuple[str, tuple[Callable[..., Any], ...]], ...] = (
     ("deploy", (run, export)),
-    ("debug", (check, diff)),
+    ("debug", (check, diff, inspect)),
     ("authors", (passes,)),
     ("other", (demo, doctor)),
 )

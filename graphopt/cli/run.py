@@ -24,8 +24,11 @@ def run(
     skip: o.Skips = None,
     setting: o.Settings = None,
     check: Annotated[
-        Literal["pass", "off"] | None,
-        typer.Option("--check", help="When to check (default: pass)."),
+        Literal["pass", "rewrite", "off"] | None,
+        typer.Option(
+            "--check",
+            help="After each pass (default), and in any case each rewrite by itself in float64, or never.",
+        ),
     ] = None,
     on_failure: Annotated[
         Literal["stop", "rollback"] | None,

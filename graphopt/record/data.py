@@ -42,10 +42,31 @@ class NodeChanges(msgspec.Struct):
 
 
 class LocalCheck(msgspec.Struct):
-    """One rewrite checked in place: ``clean``, ``wrong`` or ``not checked``, and the error seen."""
+    """One rewrite checked in place.
+
+    Attributes:
+        verdict: Whether it computes the same in float64.
+        error: The error in units of what rounding explains there; over 1 is wrong.
+        reason: One phrase where it is not clean.
+    """
 
     verdict: Literal["clean", "wrong", "not checked"] = "not checked"
     error: float | None = None
+    reason: str = ""
+
+
+class LocalSummary(msgspec.Struct):
+    """The places where a pass changed the model, each computed before and after in float64.
+
+    Attributes:
+        clean: How many compute the same.
+        wrong: How many do not.
+        not_checked: How many could not be looked at, by reason.
+    """
+
+    clean: int = 0
+    wrong: int = 0
+    not_checked: dict[str, int] = {}
 
 
 class SiteEntry(msgspec.Struct):
@@ -71,7 +92,8 @@ class OutputCheck(msgspec.Struct):
         axis: The axis along which its scale varies most, whose indices are the slices; None for a
             scalar or where no axis stands out.
         worst_slice: The index on that axis with the largest error relative to its tolerance.
-        floor: The noise floor of that slice, None while it is not measured.
+        floor: The noise floor of that slice on that feed, of an output that is no float the share of
+            elements that rounding changes; None where it was not measured.
         max_abs, max_rel, mean_abs, rmse, cosine, sqnr_db: Error statistics over all feeds; sqnr in
             decibel; None where they are not defined (text, sequences of differing length).
         mismatched: The share of elements outside the tolerance, 0 to 1.
@@ -105,12 +127,17 @@ class OutputCheck(msgspec.Struct):
 
 
 class CheckEntry(msgspec.Struct):
-    """The verdict on a model, with one entry for each output and one sentence."""
+    """The verdict on a model, with one entry for each output and one sentence.
+
+    Attributes:
+        local: What the places say that the pass changed; None where they were not looked at.
+    """
 
     verdict: Verdict
     seconds: float = 0.0
     outputs: list[OutputCheck] = []
     reason: str = ""
+    local: LocalSummary | None = None
 
 
 class PassEntry(msgspec.Struct):
@@ -171,22 +198,39 @@ class Tolerance(msgspec.Struct):
 
 
 class FloorEntry(msgspec.Struct):
-    """The noise floor of one output, by slice."""
+    """How far rounding alone moves one output.
+
+    Attributes:
+        axis: The axis whose indices are the slices; None where all is one slice.
+        max_abs: Of each slice the largest error over all samples and feeds; None where what is finite
+            varies. An `OutputCheck` names the floor on the feed that decides, which may be smaller.
+        rms: Of each slice the largest root of the mean square over the samples of one feed.
+        samples: How many samples were taken, over all feeds.
+        control: Whether the source with noise of amplitude zero equals the reference bit for bit.
+        flips: Of an output that is no float, the largest share of elements that changed in a sample.
+    """
 
     axis: int | None
-    max_abs: list[float]
-    rms: list[float]
+    max_abs: list[float | None]
+    rms: list[float | None]
     samples: int
     control: bool
+    flips: float = 0.0
 
 
 class AsLoaded(msgspec.Struct):
-    """The verdict on the final file as a plain session runs it."""
+    """The verdict on the final file as a plain session runs it.
+
+    Attributes:
+        local: What the places say that the runtime rewrites when it loads the file; None where they were
+            not looked at.
+    """
 
     verdict: Verdict
     outputs: list[OutputCheck] = []
     seconds: float = 0.0
     reason: str = ""
+    local: LocalSummary | None = None
 
 
 class ResultEntry(msgspec.Struct):

@@ -1,0 +1,41 @@
+"""``graphopt inspect``."""
+
+from __future__ import annotations
+
+from graphopt.cli import options as o
+
+
+def inspect(
+    model: o.Model,
+    inputs: o.Inputs = None,
+    dim: o.Dims = None,
+    seed: o.Seed = None,
+    samples: o.Samples = None,
+    provider: o.Provider = None,
+    json: o.Json = False,
+) -> int:
+    """Show what is in a model, and the feeds that would be used to check it and why.
+
+    Example: graphopt inspect yolov8n.onnx
+    """
+    import dataclasses
+
+    from graphopt.cli.output import exported, show, show_json
+    from graphopt.inspection import inspect as look
+    from graphopt.numerics.reference import CheckOptions
+    from graphopt.record.inspected import render
+
+    said = {
+        "inputs": tuple(inputs or ()) or None,
+        "dims": o.sizes(dim) or None,
+        "seed": seed,
+        "samples": samples,
+        "provider": provider,
+    }
+    options = dataclasses.replace(CheckOptions(), **{k: v for k, v in said.items() if v is not None})
+    found = look(exported(model, quiet=json), options)
+    if json:
+        show_json(dataclasses.asdict(found))
+    else:
+        show(render(found))
+    return 0
