@@ -12,16 +12,21 @@ from pathlib import Path
 from graphopt.model import Model
 from graphopt.numerics.compare import ATOL, RTOL, Tolerances, worst
 from graphopt.numerics.judge import Digests, Judge, Judgement, digests
+from graphopt.numerics.local.check import LocalChecker, note_sites
+from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.reference import CheckOptions, Reference, establish
 from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
+from graphopt.numerics.sampling import Sampler
 from graphopt.numerics.signature import Promise, loose_faults, metadata_faults, signature_faults
 from graphopt.numerics.sizes import shapes_of
+from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.worker import Worker, pool
-from graphopt.record.data import AsLoaded, CheckEntry, Feeds, Tolerance, Verdict
+from graphopt.record.data import AsLoaded, CheckEntry, Feeds, FloorEntry, Tolerance, Verdict
 from graphopt.rewrite.passes import KEEPS, Numerics, Pass, Signature
 
 _FAILING: tuple[Verdict, ...] = ("broken", "does not run")
+_OPEN: tuple[Verdict, ...] = ("broken", "undecided")
 
 
 class Checker:
@@ -33,6 +38,7 @@ class Checker:
         options: How to check.
         path: The file that the source was loaded from, if it is unchanged since; else it is written.
         worker: Gives the process that models run in.
+        cache: Where noise floors are kept; None to keep none.
     """
 
     def __init__(
@@ -41,9 +47,12 @@ class Checker:
         *,
         path: Path | None = None,
         worker: Callable[[], Worker] = pool,
+        cache: DiskCache | None = None,
     ) -> None:
         self.options = options or CheckOptions()
+        self._worker = worker
         self._runtime = Runtime(worker, timeout=self.options.timeout)
+        self._cache = cache
         # The process that runs models may have another working directory.
         self._path = None if path is None else path.absolute()
         self._scratch = Path(tempfile.mkdtemp(prefix="graphopt-check-"))
@@ -54,6 +63,11 @@ class Checker:
         self._loaded: Judgement | None = None
         self._digests: dict[tuple[str, ...], Digests] = {}
         self._written = 0
+        # The model that the next pass starts from: its file, what it gives, and whether all up to it is
+        # right by itself.
+        self._latest = Path()
+        self._last: Digests = {}
+        self._proven = True
 
     def __enter__(self) -> Checker:
         return self
@@ -88,6 +102,23 @@ class Checker:
         """The tolerance that holds for outputs that have none of their own, as the record has it."""
         return Tolerance(_general(self.options.atol, ATOL), _general(self.options.rtol, RTOL))
 
+    @property
+    def noise_floor(self) -> dict[str, FloorEntry]:
+        """The noise floor as the record has it; empty where nothing asked for it."""
+        assert self._judge is not None, "start comes first"
+        floor = self._judge.baseline.measured
+        return {} if floor is None else floor.entries(self._judge.baseline.axes)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about the feeds, the reference and the noise floor."""
+        assert self._judge is not None, "start comes first"
+        floor = self._judge.baseline.measured
+        notes = list(self.reference.notes)
+        if floor is not None:
+            notes += [f"There is no noise floor: {floor.void}"] if floor.void else floor.notes
+        return notes
+
     def start(self, source: Model, steps: Sequence[Pass]) -> None:
         """Compute the reference. A further run of the same source and frozen dims keeps it.
 
@@ -102,13 +133,14 @@ class Checker:
 
     def _begin(self, source: Model, frozen: Mapping[str, int]) -> None:
         begun = (source.digest(), tuple(frozen.items()))
+        path = self._path or self._scratch / "source.onnx"
+        self._latest, self._proven = path, True
         if begun == self._begun:
             self._digests = {(): self._digests[()]}
+            self._last = self._digests[()]
             return
         demand_provider(self.options.provider)
-        path = self._path
-        if path is None:
-            path = self._scratch / "source.onnx"
+        if self._path is None:
             source.write(path)
         # The passes will change the model in place.
         self._promise = Promise.of(source)
@@ -116,8 +148,11 @@ class Checker:
         self._reference = establish(source, path, self.options, self._runtime, frozen)
         shapes = shapes_of({p.name: p.shape for p in self._promise.interface.inputs if p.shape is not None})
         atol, rtol = self.options.atol, self.options.rtol
-        self._judge = Judge(self._reference, shapes, self._runtime, atol=atol, rtol=rtol)
-        self._digests = {(): digests(self._reference.outputs)}
+        sampler = Sampler(self._reference, self._runtime, begun[0], self._cache)
+        self._judge = Judge(self._reference, shapes, self._runtime, atol=atol, rtol=rtol, sampler=sampler)
+        self._local = LocalChecker(self._worker, self._reference.spec, self._reference.feeds)
+        self._last = digests(self._reference.outputs)
+        self._digests = {(): self._last}
         self._begun = begun
 
     def before_pass(self, instance: str, step: Pass) -> None:
@@ -136,16 +171,51 @@ class Checker:
         if faults:
             return CheckEntry("broken", time.perf_counter() - begin, reason=_sentence(faults))
         spec = self._write(event.model)
-        try:
-            judged = self._judge.judge(spec, changes, lossy=_is_lossy(steps))
-        finally:
-            self._drop(spec)
+        judged = self._judge.judge(spec, changes, lossy=_is_lossy(steps))
+        self._runtime.close(spec)
         before = self._digests.get(tuple(map(str, event.earlier)))
         self._digests[tuple(map(str, steps))] = judged.digests
         if event.step.numerics is Numerics.EXACT and before and not event.step.signature.changes:
             self._note_inexact(judged, before)
+        proven = self._look_closer(event, judged, before, Path(spec.path))
+        self._move_on(Path(spec.path), judged, proven=proven)
         judged.entry.seconds = time.perf_counter() - begin
         return judged.entry
+
+    def _look_closer(self, event: PassEvent, judged: Judgement, before: Digests | None, path: Path) -> bool:
+        """Check each place that the pass changed, where its outputs are not those of before.
+
+        Returns:
+            Whether all that passes changed up to here is right by itself.
+        """
+        same = before is not None and before == judged.digests
+        if same and not self.options.every_rewrite:
+            return self._proven
+        if judged.entry.verdict == "does not run" or event.step.signature.changes:
+            return False
+        if event.step.numerics is Numerics.LOSSY:
+            return False
+        report = self._local.check(self._latest, path)
+        if event.changes:
+            note_sites(event.entry.sites, event.changes, report)
+        weigh(
+            judged.entry,
+            report,
+            opaque=not event.changes,
+            proven=self._proven,
+            quantized=self.reference.quantized,
+            where=next((site.key for site in event.entry.sites if site.local.verdict == "wrong"), ""),
+        )
+        return same or (self._proven and report.complete and not report.wrong)
+
+    def _move_on(self, path: Path, judged: Judgement, *, proven: bool) -> None:
+        """Keep the file of the model that the next pass starts from: after a failure the one before."""
+        obsolete = path
+        if judged.entry.verdict not in _FAILING:
+            obsolete, self._latest = self._latest, path
+            self._last, self._proven = judged.digests, proven
+        if obsolete.is_relative_to(self._scratch) and obsolete.parent != self._scratch:
+            shutil.rmtree(obsolete.parent, ignore_errors=True)
 
     def as_loaded(
         self, path: str | Path, steps: Sequence[Pass] = (), config: Mapping[str, str] | None = None
@@ -176,8 +246,38 @@ class Checker:
         )
         final = self._judge.judge(spec, changes, lossy=lossy)
         self._runtime.close(spec)
+        if final.entry.verdict in _OPEN and not lossy:
+            self._look_into_loading(final, spec, changes)
         verdict, reason = self._blame(final, self._loaded, changes)
-        return AsLoaded(verdict, final.entry.outputs, time.perf_counter() - begin, reason)
+        seconds = time.perf_counter() - begin
+        return AsLoaded(verdict, final.entry.outputs, seconds, reason, final.entry.local)
+
+    def _look_into_loading(self, final: Judgement, spec: SessionSpec, changes: Sequence[Signature]) -> None:
+        """Check each place that the runtime rewrites at load, where the outputs leave the verdict open.
+
+        What level ``extended`` makes of the file is looked at place by place; that the layouts of level
+        ``all`` add nothing to it, by the outputs.
+        """
+        assert self._judge is not None
+        if not self._proven or any(change.changes for change in changes):
+            return
+        plain = replace(spec, level=self.reference.spec.level)
+        known = self._judge.judge(plain).digests == self._last
+        self._runtime.close(plain)
+        if not known:
+            return
+        fused = replace(spec, level="extended")
+        outputs = [run for run in self._judge.judge(fused).outputs if run is not None]
+        alike = bool(outputs) and not any(
+            output.verdict in _OPEN for output in self._judge.baseline_of(outputs).compare(final.outputs)
+        )
+        target = self._scratch / "loading" / "model.onnx"
+        target.parent.mkdir(exist_ok=True)
+        if alike and not self._runtime.save(fused, target):
+            report = self._local.check(Path(spec.path), target)
+            weigh(final.entry, report, opaque=True, proven=True, quantized=self.reference.quantized)
+        self._runtime.close(fused)
+        shutil.rmtree(target.parent)
 
     def compare(self, source: Model, candidate: Model, path: Path | None = None) -> CheckReport:
         """Check any model against any other; see `check_models`.
@@ -192,26 +292,31 @@ class Checker:
         assert self._judge is not None
         assert self._promise is not None
         lost = metadata_faults(self._promise, candidate)
-        notes = [*self.reference.notes, *(_sentence([fault]) for fault in lost)]
+        lost_notes = [_sentence([fault]) for fault in lost]
         faults = tuple(loose_faults(self._promise, candidate))
         if faults:
             reason = _sentence(faults)
             entry, loaded = CheckEntry("broken", reason=reason), AsLoaded("not checked", reason=reason)
-            return CheckReport(
-                "broken", reason, faults, entry, loaded, self.feeds, self.tolerance, tuple(notes)
-            )
+            notes = (*self.reference.notes, *lost_notes)
+            return CheckReport("broken", reason, faults, entry, loaded, self.feeds, self.tolerance, notes)
         change = Signature(changes=True, dims=frozen) if frozen else KEEPS
         spec = (
             self._write(candidate)
             if path is None
             else replace(self.reference.spec, path=str(path.absolute()))
         )
-        entry = self._judge.judge(spec, [change]).entry
+        judged = self._judge.judge(spec, [change])
+        entry, self._last = judged.entry, judged.digests
+        if entry.verdict in _OPEN and not frozen:
+            report = self._local.check(self._latest, Path(spec.path))
+            weigh(entry, report, opaque=True, proven=True, quantized=self.reference.quantized)
+            self._proven = entry.verdict not in _OPEN
         loaded = self._as_loaded(spec.path, [change], lossy=False)
         self._runtime.close(spec)
         verdict = worst([entry.verdict, loaded.verdict])
         reason = entry.reason if entry.verdict == verdict else f"As loaded: {loaded.reason}"
-        return CheckReport(verdict, reason, (), entry, loaded, self.feeds, self.tolerance, tuple(notes))
+        notes = (*self.notes, *lost_notes)
+        return CheckReport(verdict, reason, (), entry, loaded, self.feeds, self.tolerance, notes)
 
     def _blame(
         self, final: Judgement, source: Judgement, changes: Sequence[Signature]
@@ -240,9 +345,11 @@ class Checker:
             return
         for output in judged.entry.outputs:
             changed = before.get(output.name) != judged.digests.get(output.name)
-            if changed and output.verdict == "within tolerance":
-                output.reason = "Declared exact but not bit-identical to the model before the pass."
-                judged.entry.reason = judged.entry.reason or f"{output.name}: {output.reason}"
+            if changed and output.verdict in ("rounding", "within tolerance"):
+                said = "Declared exact but not bit-identical to the model before the pass."
+                output.reason = f"{said} {output.reason}".strip()
+                if judged.entry.verdict in ("rounding", "within tolerance"):
+                    judged.entry.reason = f"{output.name}: {output.reason}"
 
     def _write(self, model: Model) -> SessionSpec:
         self._written += 1
@@ -251,10 +358,6 @@ class Checker:
         path = folder / "candidate.onnx"
         model.write(path)
         return replace(self.reference.spec, path=str(path.absolute()))
-
-    def _drop(self, spec: SessionSpec) -> None:
-        self._runtime.close(spec)
-        shutil.rmtree(Path(spec.path).parent, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -299,7 +402,7 @@ def check_models(
     """
     source, candidate = Model.of(a), Model.of(b)
     file = Path(a) if isinstance(a, str | Path) else None
-    with Checker(options, path=file, worker=worker) as checker:
+    with Checker(options, path=file, worker=worker, cache=DiskCache()) as checker:
         return checker.compare(source, candidate, Path(b) if isinstance(b, str | Path) else None)
 
 

@@ -8,15 +8,19 @@ of tiny scale. An element may be off by ``atol * scale(slice, feed) + rtol * |re
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from graphopt.errors import BadInput
-from graphopt.numerics.statistics import Allowed, Leaf, Tally, magnitude
+from graphopt.numerics.floor import NoiseFloor
+from graphopt.numerics.grading import explain, plain, text_of, worst_of
+from graphopt.numerics.slices import Allowed, Leaf, Level, magnitude
+from graphopt.numerics.statistics import Tally
 from graphopt.numerics.values import Array, epsilon, flatten, is_float
 from graphopt.record.data import OutputCheck, Verdict
 from graphopt.rewrite.passes import Numerics
@@ -83,7 +87,10 @@ class Baseline:
             default tolerances from below as an output's own type does.
         skip: Outputs that cannot be compared, with the reason.
         quantized: Whether the model rounds activations to quantization steps.
+        jumps: Whether rounding can make a value jump; see `NoiseFloor.levels`.
         grain: By output, the absolute steps in which its values come; added to the default tolerance.
+        floor: Gives the noise floor; asked once, when a candidate first differs in any bit.
+        axes: The axis of the slices by output, where they are to be those of another baseline.
 
     Raises:
         BadInput: A tolerance names an output that does not exist.
@@ -99,28 +106,59 @@ class Baseline:
         precision: float = 0.0,
         skip: Mapping[str, str] | None = None,
         quantized: bool = False,
+        jumps: bool = False,
         grain: Mapping[str, float] | None = None,
+        floor: Callable[[Baseline], NoiseFloor] | None = None,
+        axes: Mapping[str, int | None] | None = None,
     ) -> None:
         self.feeds = tuple(feeds)
         self.names = tuple(outputs[0]) if outputs else ()
         self._atol, self._rtol = atol, rtol
         self._precision = precision
         self._quantized = quantized
+        self._jumps = jumps
         self._grain = dict(grain or {})
         self._skip = dict(skip or {})
         self._demand_names("atol", atol)
         self._demand_names("rtol", rtol)
+        self._source = floor
+        self._floor: NoiseFloor | None = None
+        self._levels: dict[str, list[list[Level | None]]] = {}
         self.axes: dict[str, int | None] = {}
         self._leaves: dict[str, list[list[Leaf]]] = {}
         for name in self.names:
             feeds_leaves = [flatten(feed[name]) for feed in outputs]
-            axis = self.axes[name] = slice_axis(_tensors(feeds_leaves))
+            axis = axes[name] if axes is not None else slice_axis(_tensors(feeds_leaves))
+            self.axes[name] = axis
             prepared = [[Leaf.of(*leaf, axis) for leaf in leaves] for leaves in feeds_leaves]
             around = max((leaf.whole for leaves in prepared for leaf in leaves), default=0.0)
             self._leaves[name] = [
                 [leaf if leaf.whole else replace(leaf, around=around) for leaf in leaves]
                 for leaves in prepared
             ]
+
+    @property
+    def measured(self) -> NoiseFloor | None:
+        """The noise floor; None as long as nothing asked for it."""
+        return self._floor
+
+    def leaves(self, name: str) -> Sequence[Sequence[Leaf]]:
+        """The reference arrays of an output on every feed."""
+        return self._leaves[name]
+
+    def noise_floor(self) -> NoiseFloor | None:
+        """The noise floor, measured now if it was not yet; None where there is nothing to measure it."""
+        if self._floor is None and self._source is not None:
+            self._floor = self._source(self)
+        return self._floor
+
+    def _level(self, name: str, feed: int, index: int) -> Level | None:
+        floor = self.noise_floor()
+        if floor is None or floor.void:
+            return None
+        if name not in self._levels:
+            self._levels[name] = floor.levels(name, self._leaves[name], jumps=self._jumps)
+        return self._levels[name][feed][index]
 
     def compare(
         self, candidate: Sequence[Outputs | None], numerics: Numerics = Numerics.REASSOCIATES
@@ -150,30 +188,43 @@ class Baseline:
     ) -> OutputCheck:
         if name in self._skip:
             return OutputCheck(name, "not checked", reason=self._skip[name])
-        for feed, leaves, outputs in zip(self.feeds, self._leaves[name], candidate, strict=True):
+        rows = enumerate(zip(self.feeds, self._leaves[name], candidate, strict=True))
+        for row, (feed, leaves, outputs) in rows:
             if outputs is None:
                 continue
             tally.fed += 1
             found = flatten(outputs[name]) if name in outputs else []
-            fault = _structure_fault(leaves, found)
+            fault = structure_fault(leaves, found)
             if fault:
-                first = leaves[0].array
-                return OutputCheck(
-                    name,
-                    "broken",
-                    dtype="" if first is None else str(first.dtype),
-                    shape=[] if first is None else list(first.shape),
-                    feed=feed,
-                    reason=f"{fault} on feed {feed}.",
-                )
-            for leaf, (_, array) in zip(leaves, found, strict=True):
+                return self._odd(name, feed, leaves, fault)
+            for index, (leaf, (_, array)) in enumerate(zip(leaves, found, strict=True)):
                 if array is not None and leaf.array is not None:
-                    tally.add(feed, leaf, array, self._tolerance(name, leaf.array))
+                    level = functools.partial(self._level, name, row, index)
+                    tally.add(feed, leaf, array, self._tolerance(name, leaf.array), level)
         entry = _entry(name, self.axes[name], tally, numerics)
+        if entry.floor is not None:
+            return entry
         rounded = not tally.discrete and not tally.special and tally.share <= _STEPS
         if self._quantized and entry.verdict == "broken" and rounded:
             entry.verdict = "undecided"
             entry.reason += " The model rounds to quantization steps, and flipped steps can do this."
+        return entry
+
+    def _odd(self, name: str, feed: str, leaves: Sequence[Leaf], fault: str) -> OutputCheck:
+        """The entry of an output whose type or shape is another: wrong, unless rounding does that, too."""
+        first = leaves[0].array
+        entry = OutputCheck(
+            name,
+            "broken",
+            dtype="" if first is None else str(first.dtype),
+            shape=[] if first is None else list(first.shape),
+            feed=feed,
+            reason=f"{fault} on feed {feed}.",
+        )
+        floor = self.noise_floor()
+        if floor is not None and name in floor.varies:
+            entry.verdict = "undecided"
+            entry.reason += f" Rounding alone does that to the source, too: {floor.varies[name]}."
         return entry
 
     def _tolerance(self, name: str, reference: Array) -> Allowed:
@@ -252,7 +303,8 @@ def _of(given: Tolerances, name: str) -> float | None:
     return given.get(name, given.get("")) if isinstance(given, Mapping) else given
 
 
-def _structure_fault(leaves: Sequence[Leaf], found: Sequence[tuple[str, Array | None]]) -> str:
+def structure_fault(leaves: Sequence[Leaf], found: Sequence[tuple[str, Array | None]]) -> str:
+    """How an output's parts, types and shapes differ from the reference's, "" where they do not."""
     if not found:
         return "It is missing"
     paths, others = [leaf.path for leaf in leaves], [path for path, _ in found]
@@ -279,6 +331,10 @@ def _structure_fault(leaves: Sequence[Leaf], found: Sequence[tuple[str, Array | 
 def _entry(name: str, axis: int | None, tally: Tally, numerics: Numerics) -> OutputCheck:
     verdict, reason = _verdict(tally, axis, numerics)
     at = tally.worst
+    graded = None if not tally.runs or tally.powerless == tally.runs else tally.grader.deciding()
+    if graded is not None:
+        at = worst_of(graded)
+        verdict, reason = explain(graded, at, axis, numerics)
     entry = OutputCheck(
         name,
         verdict,
@@ -288,11 +344,12 @@ def _entry(name: str, axis: int | None, tally: Tally, numerics: Numerics) -> Out
         mismatched=tally.mismatched / tally.elements if tally.elements else 0.0,
         feed=at.feed,
         reason=reason,
+        floor=None if graded is None else graded.floor,
     )
     if at.index is not None:
         entry.worst_index = list(at.index)
         entry.worst_slice = None if axis is None else at.index[axis]
-        entry.expected, entry.actual = _plain(at.expected), _plain(at.actual)
+        entry.expected, entry.actual = plain(at.expected), plain(at.actual)
     if tally.numeric:
         entry.max_abs, entry.max_rel = tally.max_abs, tally.max_rel
         entry.mean_abs = tally.sum_abs / tally.numeric
@@ -320,7 +377,7 @@ def _verdict(tally: Tally, axis: int | None, numerics: Numerics) -> tuple[Verdic
 def _mismatch(tally: Tally, axis: int | None) -> tuple[Verdict, str]:
     at = tally.worst
     index = at.index or ()
-    place = f"{_text(at.actual)} for {_text(at.expected)} at {at.path}[{','.join(map(str, index))}]"
+    place = f"{text_of(at.actual)} for {text_of(at.expected)} at {at.path}[{','.join(map(str, index))}]"
     if tally.discrete:
         share = tally.mismatched / tally.elements
         return "broken", f"{share:.3%} of the elements differ: {place} on feed {at.feed}."
@@ -341,7 +398,10 @@ def _leave_open(entries: Sequence[OutputCheck], tallies: Sequence[Tally], numeri
     # An argmax, a quantizer or a threshold turns rounding into a mismatch, and before there is a noise
     # floor nothing tells whether it did: a few mismatches beside outputs that are right stay open.
     discrete = [
-        entry.verdict == "broken" and 0 < tally.discrete == tally.mismatched and tally.numeric > 0
+        entry.verdict == "broken"
+        and entry.floor is None
+        and 0 < tally.discrete == tally.mismatched
+        and tally.numeric > 0
         for entry, tally in zip(entries, tallies, strict=True)
     ]
     others_right = not any(
@@ -356,16 +416,3 @@ def _leave_open(entries: Sequence[OutputCheck], tallies: Sequence[Tally], numeri
         elif others_right and (entry.mismatched or 0.0) < _FEW:
             entry.verdict = "undecided"
             entry.reason += " So few can come from rounding before an argmax or a quantizer."
-
-
-def _plain(value: Any) -> float | str | None:
-    if isinstance(value, str | bytes):
-        return value if isinstance(value, str) else value.decode(errors="replace")
-    if isinstance(value, complex | np.complexfloating):
-        return str(value)
-    return float(value)
-
-
-def _text(value: Any) -> str:
-    plain = _plain(value)
-    return f"'{plain[:40]}'" if isinstance(plain, str) else f"{plain:.9g}"

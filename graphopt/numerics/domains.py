@@ -9,12 +9,15 @@ is what it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-import numpy as np
 import onnx_ir as ir
+
+from graphopt.numerics.extent import Extent
+from graphopt.numerics.shapeflow import Flow
+from graphopt.numerics.uses import Findings, step
 
 Role: TypeAlias = Literal[
     "index", "mask", "choice", "size", "shape", "fixed", "axes", "position", "length", "positive", "number"
@@ -23,66 +26,21 @@ Role: TypeAlias = Literal[
 # A walk from one input visits no more uses than this: an input that everything reads is no index.
 _MOST_USES = 2000
 
-# The data passes through input 0 of these, its values unchanged.
-_CARRIERS = frozenset(
-    {
-        *(
-            "Identity",
-            "Cast",
-            "CastLike",
-            "Dropout",
-            "Unsqueeze",
-            "Squeeze",
-            "Reshape",
-            "Flatten",
-            "Transpose",
-        ),
-        *("Expand", "Tile", "Slice", "Split", "Pad", "Compress", "Trilu", "DepthToSpace", "SpaceToDepth"),
-        *("Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND", "Unique"),
-        *("ReduceMax", "ReduceMin", "Optional", "OptionalGetElement"),
-        *("SequenceAt", "SequenceConstruct", "SplitToSequence", "ConcatFromSequence"),
-    }
-)
-# Inputs that are shapes, counts or places along an axis, with what is valid there whatever the data:
-# a number, "axes" for 0, 1, 2, ..., "shape" for -1, 1, 1, ..., or "size" for a small count.
-_SIZES: dict[str, dict[int, int | Literal["axes", "shape", "size"]]] = {
-    "Reshape": {1: "shape"},
-    "Expand": {1: 1},
-    "Tile": {1: 1},
-    "ConstantOfShape": {0: "size"},
-    "Range": {0: 0, 1: "size", 2: 1},
-    "Slice": {1: 0, 2: 1 << 30, 3: "axes", 4: 1},
-    "Pad": {1: 0},
-    "Resize": {2: 1, 3: 1},
-    "Upsample": {1: 1},
-    "TopK": {1: 1},
-    "Loop": {0: "size"},
-    "Unsqueeze": {1: "axes"},
-    "CumSum": {1: 0},
-    "OneHot": {1: "size"},
-    "SequenceAt": {1: 0},
-    "NonMaxSuppression": {2: "size"},
-    "SplitToSequence": {1: 1},
-}
-# Inputs that are a share, in [0, 1).
-_SHARES: dict[str, tuple[int, ...]] = {"Dropout": (1,), "NonMaxSuppression": (3, 4)}
-# Operator: (input with the indices, input with the table).
-_LOOKUPS: dict[str, tuple[tuple[int, int], ...]] = {
-    "Gather": ((1, 0),),
-    "GatherElements": ((1, 0),),
-    "GatherND": ((1, 0),),
-    "com.microsoft::EmbedLayerNormalization": ((0, 2), (1, 4)),
-    "com.microsoft::GatherBlockQuantized": ((1, 0),),
-}
-_VOCABULARIES = (
-    *("keys_strings", "keys_int64s", "cats_strings", "cats_int64s"),
-    *("string_vocabulary", "int64_vocabulary", "pool_strings", "stopwords"),
-)
 _MASK_NAME = re.compile(r"mask|(^|_)valid(_|$)|use_cache", re.IGNORECASE)
 _SEGMENT_NAME = re.compile(r"token_type|segment_id|type_ids", re.IGNORECASE)
 _LENGTH_NAME = re.compile(r"(length|len|lens)s?$|_len(gth)?s?(_|$)|num_tokens", re.IGNORECASE)
 _POSITION_NAME = re.compile(r"position|cache_pos", re.IGNORECASE)
 _POSITIVE_NAME = re.compile(r"scale|temperature|ratio|speed|rate$|sigma", re.IGNORECASE)
+
+_ROLES: dict[Role, str] = {
+    "mask": "0 and 1, at least one 1 in a row",
+    "size": "small counts from 1",
+    "shape": "-1, 1, 1, ...: a shape that fits any data",
+    "axes": "0, 1, 2, ...",
+    "length": "lengths from 1 to the longest that the data has",
+    "positive": "numbers between 0.3 and 0.9",
+    "number": "any",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +52,8 @@ class Domain:
         high: The largest value that an index, a position or a number may have; None if not known.
         low: The smallest; of a fixed input its value.
         choices: Constants that the model compares it with, or texts that it knows.
+        limits: Largest values that depend on the sizes of symbolic dims.
+        segments: Whether the indices say which segment each element belongs to.
         why: What this was read from, in a few words.
     """
 
@@ -101,51 +61,70 @@ class Domain:
     high: int | None = None
     low: int = 0
     choices: tuple[int | float | str, ...] = ()
+    limits: tuple[Extent, ...] = ()
+    segments: bool = False
     why: str = "nothing in the graph bounds it"
 
+    @property
+    def values(self) -> str:
+        """The values in a few words."""
+        if self.role in ("index", "position"):
+            highs = [*([] if self.high is None else [str(self.high)]), *map(str, self.limits)]
+            return f"integers from {self.low} to {' or '.join(highs) or 'what the model takes'}"
+        if self.role == "choice":
+            few = ", ".join(repr(choice) for choice in self.choices[:4])
+            return f"one of {few}" + (f" and {len(self.choices) - 4} more" if len(self.choices) > 4 else "")
+        return f"all {self.low}" if self.role == "fixed" else _ROLES[self.role]
 
-@dataclass(slots=True)
-class _Findings:
-    """What the uses of one input say; ``actual`` has what stands for the inputs of functions."""
-
-    bounds: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
-    choices: dict[int | float | str, None] = field(default_factory=dict[Any, None])
-    mask: str = ""
-    size: str = ""
-    size_value: int | Literal["axes", "shape", "size"] = "size"
-    share: str = ""
-    actual: dict[ir.Value, ir.Value] = field(default_factory=dict[ir.Value, ir.Value])
-    number: str = ""
+    def within(self, sizes: Mapping[str, int]) -> Domain:
+        """The domain with the sizes of the symbolic dims filled in."""
+        if not self.limits:
+            return self
+        highs = [limit.at(sizes) for limit in self.limits]
+        high = min(highs if self.high is None else [self.high, *highs])
+        return replace(self, high=max(self.low, high), limits=())
 
 
-def domains(model: ir.Model) -> dict[str, Domain]:
-    """The domain of every input of the main graph that is no initializer."""
+def domains(model: ir.Model, flow: Flow | None = None) -> dict[str, Domain]:
+    """The domain of every input of the main graph that is no initializer.
+
+    Args:
+        model: The model.
+        flow: The shapes inside it.
+    """
     graph = model.graph
+    known = flow or Flow(model, {}, ())
     return {
-        value.name or "": _domain(value, model)
+        value.name or "": _domain(value, model, known)
         for value in graph.inputs
         if value.name not in graph.initializers
     }
 
 
-def _domain(value: ir.Value, model: ir.Model) -> Domain:
+def _domain(value: ir.Value, model: ir.Model, flow: Flow) -> Domain:
     name = value.name or ""
-    found = _follow(value, model)
+    found = _follow(value, model, flow)
     if value.dtype == ir.DataType.STRING and any(use.node.op_type == "Cast" for use in value.uses()):
         return Domain("choice", choices=("0.5", "2", "17"), why="it is text that is cast to numbers")
     if found.bounds:
-        low, high, why = _tightest(found.bounds)
+        low, high, limits, why = _tightest(found.bounds)
         if _POSITION_NAME.search(name):
-            return Domain("position", high, low, why=why)
+            return Domain("position", high, low, limits=limits, why=why)
         if _SEGMENT_NAME.search(name):
-            return Domain("index", min(high, 1), low, why=f"{why}, and its name")
-        return Domain("index", high, low, why=why)
+            return Domain("index", min(high or 1, 1), low, why=f"{why}, and its name")
+        if not limits and (low, high) == (0, 1) and _MASK_NAME.search(name):
+            return Domain("mask", 1, why=f"{why}, and its name")
+        return Domain("index", high, low, limits=limits, segments=bool(limits), why=why)
     if _MASK_NAME.search(name):
         return Domain("mask", 1, why="its name")
     if _LENGTH_NAME.search(name):
         return Domain("length", why="its name")
     if found.choices and not set(found.choices) <= {0, 1}:
         return Domain("choice", choices=tuple(found.choices), why="the constants it is compared with")
+    floating = value.dtype is not None and value.dtype.is_floating_point()
+    if floating and found.number and found.mask.endswith("makes it bool"):
+        # A test for zero of a number that is computed with, too.
+        return Domain(why=found.number)
     if found.mask or found.choices:
         return Domain("mask", 1, why=found.mask or "it is compared with 0 or 1")
     if _POSITION_NAME.search(name):
@@ -157,19 +136,29 @@ def _domain(value: ir.Value, model: ir.Model) -> Domain:
         if isinstance(known, int):
             return Domain("fixed", low=known, why=found.size)
         return Domain(known, why=found.size)
+    if found.thresholds:
+        return Domain("choice", choices=found.thresholds, why=found.number)
     if found.share or _POSITIVE_NAME.search(name):
         return Domain("positive", why=found.share or "its name")
     return Domain(why=found.number) if found.number else Domain()
 
 
-def _tightest(bounds: list[tuple[int, int, str]]) -> tuple[int, int, str]:
+def _tightest(
+    bounds: list[tuple[int, int | Extent, str]],
+) -> tuple[int, int | None, tuple[Extent, ...], str]:
     low = max(bound[0] for bound in bounds)
-    _, high, why = min(bounds, key=lambda bound: bound[1])
-    return min(low, high), high, why
+    limits = {bound[1]: bound[2] for bound in bounds if isinstance(bound[1], Extent)}
+    numbers = [(bound[1], bound[2]) for bound in bounds if isinstance(bound[1], int)]
+    # What is added to negative indices, so that they count from the end, bounds nothing.
+    numbers = [(high, why) for high, why in numbers if high >= 0] or numbers
+    if not numbers:
+        return low, None, tuple(limits), next(iter(limits.values()))
+    high, why = min(numbers)
+    return min(low, high), high, tuple(limits), why
 
 
-def _follow(start: ir.Value, model: ir.Model) -> _Findings:
-    found = _Findings()
+def _follow(start: ir.Value, model: ir.Model, flow: Flow) -> Findings:
+    found = Findings()
     seen: set[tuple[int, int]] = set()
     # A value, and what was added to it on the way: an index of x + 2 into 512 rows bounds x by 509.
     pending: list[tuple[ir.Value, int]] = [(start, 0)]
@@ -180,7 +169,7 @@ def _follow(start: ir.Value, model: ir.Model) -> _Findings:
             if (id(node), index) in seen:
                 continue
             seen.add((id(node), index))
-            for carried, moved in _step(node, index, offset, model, found):
+            for carried, moved in step(node, index, offset, model, flow, found):
                 pending.append((carried, moved))
         if value.is_graph_output():
             pending.extend((outer, offset) for outer in _outside(value))
@@ -194,189 +183,3 @@ def _outside(value: ir.Value) -> Iterator[ir.Value]:
     if isinstance(parent, ir.Node) and graph is not None and parent.op_type == "If":
         pairs = zip(graph.outputs, parent.outputs, strict=False)
         yield from (outer for inner, outer in pairs if inner is value)
-
-
-def _step(
-    node: ir.Node, index: int, offset: int, model: ir.Model, found: _Findings
-) -> Iterator[tuple[ir.Value, int]]:
-    """Note what a use says and yield the values that carry the input on."""
-    op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    label = f"{op} {node.name}".strip()
-    function = model.functions.get((node.domain, node.op_type, node.overload))
-    if function is not None:
-        found.actual.update(
-            (formal, actual)
-            for formal, actual in zip(function.inputs, node.inputs, strict=False)
-            if actual is not None
-        )
-        if index < len(function.inputs):
-            yield function.inputs[index], offset
-        return
-    for at, table_at in _LOOKUPS.get(op, ()):
-        if index == at:
-            rows = _rows(node, table_at, found)
-            if rows:
-                found.bounds.append((max(0, -offset), rows - 1 - offset, _table(label, rows)))
-            return
-    if index in _SIZES.get(op, {}):
-        if not found.size:
-            found.size, found.size_value = f"{label} takes it as a shape or count", _SIZES[op][index]
-        return
-    if index in _SHARES.get(op, ()):
-        found.share = f"{label} takes it as a share"
-        return
-    if op == "OneHot" and index == 0:
-        depth = _scalar(node.inputs[1])
-        if depth is not None:
-            found.bounds.append((0, int(depth) - 1 - offset, f"{label} has depth {int(depth)}"))
-        return
-    yield from _through(node, op, label, index, offset, found)
-
-
-def _through(
-    node: ir.Node, op: str, label: str, index: int, offset: int, found: _Findings
-) -> Iterator[tuple[ir.Value, int]]:
-    output = node.outputs[0] if node.outputs else None
-    if op in ("Loop", "Scan"):
-        yield from _into_body(node, index, offset)
-    elif op in ("Where", "If") and index == 0:
-        found.mask = found.mask or f"{label} takes it as a condition"
-    elif op == "Cast" and _cast_target(node) == ir.DataType.BOOL:
-        found.mask = found.mask or f"{label} makes it bool"
-    elif op in ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"):
-        if op == "Equal":
-            found.choices.update(dict.fromkeys(_items(node.inputs[1 - index], offset)))
-    elif op in ("Add", "Sub", "Mul"):
-        yield from _arithmetic(node, op, label, index, offset, found)
-    elif op in ("Concat", "Where", "SequenceInsert", "SequenceConstruct", "Max", "Min") or (
-        op in _CARRIERS and index == 0
-    ):
-        # A Max or Min with a constant clips: what follows is safe whatever comes in.
-        if op in ("Max", "Min") and any(_scalar(other) is not None for other in node.inputs):
-            return
-        if output is not None:
-            for carried in node.outputs if op in ("Split", "Unique") else (output,):
-                yield carried, offset
-    elif node.domain == "ai.onnx.ml" or op in ("TfIdfVectorizer", "StringNormalizer"):
-        yield from _classical(node, offset, found)
-    else:
-        found.number = found.number or f"{label} computes with it"
-
-
-def _arithmetic(
-    node: ir.Node, op: str, label: str, index: int, offset: int, found: _Findings
-) -> Iterator[tuple[ir.Value, int]]:
-    other = _scalar(node.inputs[1 - index])
-    if op == "Sub" and index == 1 and other == 1:
-        found.mask = found.mask or f"{label} subtracts it from 1"
-    elif op == "Sub" and index == 1:
-        found.number = found.number or f"{label} computes with it"
-    elif op != "Mul" and other is not None and other.is_integer():
-        yield node.outputs[0], offset + (int(other) if op == "Add" else -int(other))
-    elif op == "Mul" and other == 1:
-        yield node.outputs[0], offset
-    else:
-        found.number = found.number or f"{label} computes with it"
-
-
-def _into_body(node: ir.Node, index: int, offset: int) -> Iterator[tuple[ir.Value, int]]:
-    body = node.attributes.get("body")
-    if body is None or body.is_ref():
-        return
-    # The inputs of a body come in the order of the node's: for Loop after the trip count's stand-in.
-    inputs = body.as_graph().inputs
-    if index < len(inputs):
-        yield inputs[index], offset
-
-
-def _classical(node: ir.Node, offset: int, found: _Findings) -> Iterator[tuple[ir.Value, int]]:
-    for name in _VOCABULARIES:
-        attr = node.attributes.get(name)
-        if attr is not None and not attr.is_ref():
-            values: Any = attr.value
-            found.choices.update(
-                dict.fromkeys(item.decode() if isinstance(item, bytes) else item for item in values[:64])
-            )
-    if node.op_type in ("FeatureVectorizer", "ArrayFeatureExtractor", "Imputer", "StringNormalizer"):
-        yield node.outputs[0], offset
-
-
-def _cast_target(node: ir.Node) -> ir.DataType | None:
-    attr = node.attributes.get("to")
-    return None if attr is None or attr.is_ref() else ir.DataType(attr.as_int())
-
-
-def _table(label: str, rows: int) -> str:
-    return f"it indexes {rows} rows in {label}"
-
-
-def _rows(node: ir.Node, table_at: int, found: _Findings) -> int | None:
-    """The least size among the axes of a table that the indices run along."""
-    table = node.inputs[table_at] if table_at < len(node.inputs) else None
-    while table in found.actual:
-        table = found.actual[table]
-    shape = table_shape(table)
-    if not shape:
-        return None
-    axis = node.attributes.get("axis")
-    if node.op_type == "GatherND":
-        batch = node.attributes.get("batch_dims")
-        sizes = shape[batch.as_int() if batch is not None else 0 :]
-        return min((size for size in sizes if size), default=None)
-    at = axis.as_int() if axis is not None and not axis.is_ref() else 0
-    return shape[at] if -len(shape) <= at < len(shape) else None
-
-
-def table_shape(value: ir.Value | None) -> tuple[int | None, ...] | None:
-    """The shape of a value, also where it is a weight that is dequantized or cast first."""
-    for _ in range(8):
-        if value is None:
-            return None
-        tensor = constant_of(value)
-        if tensor is not None:
-            return tuple(tensor.shape.numpy())
-        producer = value.producer()
-        if producer is None or producer.op_type not in ("DequantizeLinear", "Cast", "Identity"):
-            break
-        value = producer.inputs[0]
-    if value is None or value.shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
-
-
-def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor of an initializer or a Constant node, None for any other value."""
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return value.const_value
-    node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain:
-        return None
-    attr = next(iter(node.attributes.values()), None)
-    if attr is None or attr.is_ref():
-        return None
-    if attr.type == ir.AttributeType.TENSOR:
-        return attr.as_tensor()
-    if attr.name in ("value_int", "value_ints"):
-        return ir.tensor(np.asarray(attr.value, dtype=np.int64))
-    if attr.name in ("value_float", "value_floats"):
-        return ir.tensor(np.asarray(attr.value, dtype=np.float32))
-    return None
-
-
-def _scalar(value: ir.Value | None) -> float | None:
-    tensor = constant_of(value)
-    if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
-        return None
-    return float(tensor.numpy().reshape(-1)[0])
-
-
-def _items(value: ir.Value | None, offset: int) -> tuple[int | float | str, ...]:
-    tensor = constant_of(value)
-    if tensor is None or not 0 < tensor.size <= 16:
-        return ()
-    if tensor.dtype == ir.DataType.STRING:
-        items = tensor.numpy().reshape(-1)
-        return tuple(item.decode() if isinstance(item, bytes) else str(item) for item in items)
-    return tuple(item.item() - offset for item in tensor.numpy().reshape(-1))

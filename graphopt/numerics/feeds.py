@@ -6,97 +6,31 @@ seed. User data is read by `graphopt.numerics.userdata`.
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NoReturn, TypeAlias
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 import onnx_ir as ir
 
 from graphopt.errors import BadInput
+from graphopt.numerics.demands import Sizes
 from graphopt.numerics.domains import Domain, domains
+from graphopt.numerics.feedplan import FeedPlan, FeedSet, InputPlan, NoFeeds, Trial, Tried
 from graphopt.numerics.generate import DISTRIBUTIONS, SMALL, Distribution, Recipe, draw
-from graphopt.numerics.sizes import Shape, Symbol, demanded_sizes, resolve, shapes_of, symbols_of
+from graphopt.numerics.guesses import Guesses
+from graphopt.numerics.shapeflow import Flow
+from graphopt.numerics.sizes import atoms_of, resolve, shapes_of, symbols_of
 from graphopt.numerics.specs import ValueSpec
-from graphopt.numerics.values import digest
 
-Sizes: TypeAlias = Mapping[str, int]
-
-_MOST_ATTEMPTS = 20
-_SECOND_ATTEMPTS = 6
+_MOST_ATTEMPTS = 40
+_SECOND_ATTEMPTS = 10
+_MOST_HINTS = 6
+# Seconds after which no further sizes are tried; with models of usual size the attempts run out first.
+_LONGEST = 120.0
 _RANGE = re.compile(r"within the inclusive range \[(-?\d+),(-?\d+)\]")
-_EXPECTED = re.compile(r"for input: (\S+) .*?index: (\d+) Got: (\d+) Expected: (\d+)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class FeedSet:
-    """One set of input values.
-
-    Attributes:
-        name: What the record calls it.
-        seed: The seed it was drawn from; 0 for user data.
-        distribution: What its free floats follow; ``data`` for user data.
-        dims: The sizes of the symbolic dims.
-        arrays: The values by input name; see `graphopt.numerics.values` for what they may be.
-    """
-
-    name: str
-    seed: int
-    distribution: str
-    dims: Mapping[str, int]
-    arrays: Mapping[str, Any]
-
-    @cached_property
-    def key(self) -> str:
-        """A digest of the values."""
-        return digest(self.arrays)
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What the source made of a set of feeds.
-
-    Attributes:
-        error: Why it does not run, in one sentence; empty where it does.
-        finite: The share of finite elements among its float outputs.
-        fatal: Whether it would not run on any other feeds either.
-    """
-
-    error: str = ""
-    finite: float = 1.0
-    fatal: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class InputPlan:
-    """How one input is fed, for people to read."""
-
-    spec: ValueSpec
-    domain: Domain
-    shape: Shape
-
-
-@dataclass(frozen=True)
-class FeedPlan:
-    """The feeds of a run and how they came about.
-
-    Attributes:
-        sets: The feeds.
-        inputs: How each input is fed.
-        symbols: The symbolic dims with what they were taken for.
-        sizes: The sets of sizes that run, the first preferred.
-        notes: Sentences about what could not be had, such as a second size.
-        attempts: How many times the source was tried.
-    """
-
-    sets: tuple[FeedSet, ...]
-    inputs: tuple[InputPlan, ...] = ()
-    symbols: Mapping[str, Symbol] = field(default_factory=dict[str, Symbol])
-    sizes: tuple[Sizes, ...] = ()
-    notes: tuple[str, ...] = ()
-    attempts: int = 0
+# Inputs that tell lengths may name as many as these dims have.
+_SPANS = ("sequence", "frames", "samples", "features")
 
 
 def find_feeds(
@@ -108,6 +42,7 @@ def find_feeds(
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
     frozen: Mapping[str, int] | None = None,
+    distributions: Sequence[Distribution] = DISTRIBUTIONS,
 ) -> FeedPlan:
     """Find feeds that the source runs on.
 
@@ -119,11 +54,14 @@ def find_feeds(
         seed: From which all values follow.
         dims: Sizes that the user wants, by symbolic dim or ``INPUT:AXIS``; they hold in every set.
         frozen: Sizes that passes will freeze; some sets have these.
+        distributions: What the sets take in turn.
 
     Raises:
-        BadInput: Nothing that was tried runs, or ``dims`` names a dim that does not exist.
+        NoFeeds: Nothing that was tried runs.
+        BadInput: ``dims`` names a dim that does not exist, or an input has a type that cannot be fed.
     """
-    return _Search(model, specs, attempt, seed, dict(dims or {}), dict(frozen or {})).plan(samples)
+    search = _Search(model, specs, attempt, seed, dict(dims or {}), dict(frozen or {}))
+    return search.plan(samples, distributions)
 
 
 class _Search:
@@ -137,38 +75,48 @@ class _Search:
         frozen: dict[str, int],
     ) -> None:
         self.specs = specs
-        self.domains = domains(model)
         self.shapes = shapes_of(
             {spec.name: spec.dims if spec.dims is not None else (None, None) for spec in specs}
         )
         integers = frozenset(spec.name for spec in specs if "int" in spec.elem or spec.elem == "string")
-        self.symbols = symbols_of(self.shapes, integers, demanded_sizes(model))
-        self.wanted, unknown = resolve(dims, self.shapes)
+        flow = Flow(model, {name: shape.dims for name, shape in self.shapes.items()}, atoms_of(self.shapes))
+        self.domains = domains(model, flow)
+        self.symbols = symbols_of(self.shapes, integers, flow.demands, flow.spans)
+        wanted, unknown = resolve(dims, self.shapes)
         if unknown:
             there = ", ".join(self.symbols) or "none"
             raise BadInput(f"--dim names '{unknown[0]}', which is no symbolic dim of the inputs: {there}.")
+        unread = symbols_of(self.shapes, integers)
+        self.guesses = Guesses(self.symbols, unread, self.shapes, flow.demands, wanted)
         self.frozen, _ = resolve(frozen, self.shapes)
         self.seed = seed
         self._attempt = attempt
         self._trials: dict[str, Trial] = {}
+        self._deadline = time.monotonic() + _LONGEST
         self.attempts = 0
         self.floor, self.ceiling = 0, SMALL
-        self.errors: list[tuple[Sizes, str]] = []
+        self.cap: int | None = None
+        self.tried: list[Tried] = []
         self.notes: list[str] = []
 
-    def plan(self, samples: int) -> FeedPlan:
+    def plan(self, samples: int, distributions: Sequence[Distribution]) -> FeedPlan:
         first = self._first()
-        others = self._others(first)
-        sizes = (first, *others)
+        sizes = (first, *self._others(first))
         sets: list[FeedSet] = []
         for index in range(samples):
-            found = self._set(index, sizes[index % len(sizes)])
+            distribution = distributions[index % len(distributions)]
+            found = self._set(index, sizes[index % len(sizes)], distribution)
             if found is not None:
                 sets.append(found)
         if not sets:
             self._give_up()
+        return self._as_plan(tuple(sets), sizes)
+
+    def _as_plan(self, sets: tuple[FeedSet, ...], sizes: tuple[Sizes, ...]) -> FeedPlan:
         inputs = tuple(InputPlan(p, self._domain(p), self.shapes[p.name]) for p in self.specs)
-        return FeedPlan(tuple(sets), inputs, self.symbols, sizes, tuple(self.notes), self.attempts)
+        return FeedPlan(
+            sets, inputs, self.symbols, sizes, tuple(self.notes), self.attempts, tuple(self.tried)
+        )
 
     def _domain(self, spec: ValueSpec) -> Domain:
         return self.domains.get(spec.name, Domain())
@@ -182,169 +130,127 @@ class _Search:
         full: bool,
         stream: int | None = None,
     ) -> FeedSet:
-        span = max((size for name, size in sizes.items() if self._is_span(name)), default=1)
+        spans = [size for name, size in sizes.items() if self.symbols[name].kind in _SPANS]
         recipe = Recipe(
             distribution,
             self.seed,
             index,
             index if stream is None else stream,
-            span,
+            max(spans, default=1),
             full,
             self.floor,
             self.ceiling,
+            self.cap,
         )
         arrays = {
-            spec.name: draw(spec, self._domain(spec), self.shapes[spec.name].at(sizes), recipe)
+            spec.name: draw(spec, self._domain(spec).within(sizes), self.shapes[spec.name].at(sizes), recipe)
             for spec in self.specs
         }
         shown = ",".join(f"{name}={size}" for name, size in sizes.items())
         name = f"{index}:{distribution}" + (f"[{shown}]" if shown else "")
         return FeedSet(name, self.seed, distribution, dict(sizes), arrays)
 
-    def _is_span(self, name: str) -> bool:
-        return name in self.symbols and self.symbols[name].kind in (
-            "sequence",
-            "frames",
-            "samples",
-            "features",
-        )
-
-    def try_sizes(self, sizes: Sizes) -> bool:
+    def _runs(self, sizes: Sizes) -> bool:
         trial = self._run(self.make(0, sizes, "normal", full=True))
-        if not trial.error:
-            return True
-        self.errors.append((sizes, trial.error))
+        self.tried.append(Tried(dict(sizes), trial.error))
         if trial.fatal:
             self._give_up()
-        return False
+        return not trial.error
+
+    def _spent(self, attempts: int) -> bool:
+        return self.attempts >= attempts or (self.attempts > 1 and time.monotonic() > self._deadline)
 
     def _first(self) -> Sizes:
-        tried: set[tuple[tuple[str, int], ...]] = set()
-        queue = self._guesses({**self.frozen, **self.wanted})
-        while self.attempts < _MOST_ATTEMPTS:
-            sizes = next(queue, None)
-            if sizes is None:
-                break
-            for variant in self._repaired(sizes, tried):
-                if self.try_sizes(variant):
-                    return variant
-                if self.attempts >= _MOST_ATTEMPTS:
-                    break
+        seen: set[object] = set()
+        for guess in self.guesses.first(self.frozen):
+            self.floor, self.ceiling = guess.floor, guess.ceiling
+            pending, hinted = [guess.sizes], 0
+            while pending and not self._spent(_MOST_ATTEMPTS):
+                sizes = pending.pop(0)
+                key = (self.floor, self.ceiling, self.cap, *sorted(sizes.items()))
+                if key in seen:
+                    continue
+                seen.add(key)
+                if self._runs(sizes):
+                    return sizes
+                error = self.tried[-1].error
+                if self._lower(error):
+                    pending.insert(0, sizes)
+                elif hinted < _MOST_HINTS:
+                    hints = list(self.guesses.hints(sizes, error))[: _MOST_HINTS - hinted]
+                    hinted += len(hints)
+                    pending.extend(hints)
         self._give_up()
 
-    def _repaired(self, sizes: Sizes, tried: set[Any]) -> Iterator[Sizes]:
-        """The sizes, then the same as an error message of the runtime suggests."""
-        while True:
-            key = (self.floor, self.ceiling, *sorted(sizes.items()))
-            if key in tried:
-                return
-            tried.add(key)
-            yield sizes
-            text = self.errors[-1][1] if self.errors else ""
-            bound = _RANGE.search(text)
-            if bound is not None and int(bound[2]) < self.ceiling:
-                self.ceiling = max(0, int(bound[2]))
-            expected = _EXPECTED.search(text)
-            if expected is not None:
-                sizes = self._expected(sizes, expected[1], int(expected[2]), int(expected[4]))
-
-    def _expected(self, sizes: Sizes, name: str, axis: int, size: int) -> Sizes:
-        shape = self.shapes.get(name)
-        if shape is None or axis >= len(shape.dims):
-            return sizes
-        symbol = shape.dims[axis]
-        free = isinstance(symbol, str) and symbol in sizes and symbol not in self.wanted
-        return {**sizes, str(symbol): size} if free else sizes
-
-    def _guesses(self, fixed: Mapping[str, int]) -> Iterator[Sizes]:
-        free = [symbol for symbol in self.symbols.values() if symbol.name not in fixed]
-        primary = {symbol.name: symbol.sizes[0] for symbol in free}
-        yield {**primary, **fixed}
-        # One kind of dim after the other, its next size each time, then the unbounded integers.
-        kinds = list(dict.fromkeys(symbol.kind for symbol in free if len(symbol.sizes) > 1))
-        for step in itertools.count(1):
-            going = False
-            for kind in kinds:
-                members = [s for s in free if s.kind == kind and len(s.sizes) > 1]
-                if step < len(members[0].sizes):
-                    going = True
-                    yield {**primary, **{s.name: s.sizes[step] for s in members}, **fixed}
-            if step == 1:
-                before = self.floor, self.ceiling
-                for self.floor, self.ceiling in ((0, 1), (1, 1), (1, before[1])):
-                    yield {**primary, **fixed}
-                self.floor, self.ceiling = before
-                yield {**primary, **dict.fromkeys((s.name for s in free if len(s.sizes) > 1), 1), **fixed}
-            if not going:
-                return
+    def _lower(self, error: str) -> bool:
+        """Keep integers within the range that an error message names."""
+        bound = _RANGE.search(error)
+        if bound is None:
+            return False
+        high = max(0, int(bound[2]))
+        before = self.ceiling, self.cap
+        self.ceiling = min(self.ceiling, high)
+        self.cap = high if self.cap is None else min(self.cap, high)
+        return before != (self.ceiling, self.cap)
 
     def _others(self, first: Sizes) -> tuple[Sizes, ...]:
-        """Further sets of sizes: one where every free dim differs from the first, else one for each dim."""
-        free = [s for s in self.symbols.values() if s.name not in self.wanted and len(s.sizes) > 1]
-        if not free:
-            return ()
-        second = self._differing(first, free)
-        candidates = [second]
-        batchless = {**second, **{s.name: first[s.name] for s in free if s.kind == "batch"}}
-        if batchless not in (first, second):
-            candidates.append(batchless)
-        for candidate in candidates:
-            if self.try_sizes(candidate):
-                self._note_single(first, [candidate], free)
-                return (candidate,)
-        single: list[Sizes] = []
-        for symbol in free[: _SECOND_ATTEMPTS - len(candidates)]:
-            candidate = {**first, symbol.name: second[symbol.name]}
-            if self.try_sizes(candidate):
-                single.append(candidate)
-        self._note_single(first, single, free)
-        return tuple(single)
+        """Further sets of sizes, so that each free dim has a second one: all at once, else one by one."""
+        most = self.attempts + _SECOND_ATTEMPTS
+        found: list[Sizes] = []
+        for sizes in self.guesses.second(first):
+            if not self._spent(most) and self._runs(sizes):
+                found.append(sizes)
+                break
+        for symbol in self.guesses.lacking(first, found):
+            for sizes in self.guesses.single(first, symbol):
+                if self._spent(most):
+                    break
+                if self._runs(sizes):
+                    found.append(sizes)
+                    break
+        lacking = self.guesses.lacking(first, found)
+        if lacking and not self._spent(most) and (ones := self._with_ones(first)) is not None:
+            found.append(ones)
+        self.notes.extend(
+            f"Only size {first[symbol.name]} of the dim '{symbol.name}' was found to run; give another "
+            f"with --dim {symbol.name}=N in a second run."
+            for symbol in self.guesses.lacking(first, found)
+        )
+        return tuple(found)
 
-    def _differing(self, first: Sizes, free: Sequence[Symbol]) -> dict[str, int]:
-        sizes = dict(first)
-        spatial = [symbol.name for symbol in free if symbol.kind == "spatial"]
-        for symbol in free:
-            other = next(
-                (size for size in symbol.sizes[1:] if size != first[symbol.name]), first[symbol.name]
-            )
-            sizes[symbol.name] = other if symbol.sizes[0] == first[symbol.name] else symbol.sizes[0]
-        if len(spatial) == 2 and first[spatial[0]] == first[spatial[1]]:
-            # Unequal height and width show an exchange of the two.
-            sizes[spatial[1]] = first[spatial[0]] * 2
-        return sizes
+    def _with_ones(self, first: Sizes) -> Sizes | None:
+        """A second size with ones in the integers that nothing bounds: counts may have to add up to it."""
+        before = self.floor, self.ceiling
+        self.floor = self.ceiling = 1
+        for sizes in self.guesses.second(first)[:1]:
+            if self._runs(sizes) and self._runs(first):
+                return sizes
+        self.floor, self.ceiling = before
+        return None
 
-    def _note_single(self, first: Sizes, others: Sequence[Sizes], free: Sequence[Symbol]) -> None:
-        for symbol in free:
-            if all(other[symbol.name] == first[symbol.name] for other in others):
-                self.notes.append(
-                    f"Only size {first[symbol.name]} of the dim '{symbol.name}' was found to run; give "
-                    f"another with --dim {symbol.name}=N in a second run."
-                )
-
-    def _set(self, index: int, sizes: Sizes) -> FeedSet | None:
-        distribution = DISTRIBUTIONS[index % len(DISTRIBUTIONS)]
+    def _set(self, index: int, sizes: Sizes, distribution: Distribution) -> FeedSet | None:
         made = self.make(index, sizes, distribution, full=index == 0)
         trial = self._run(made)
-        if not trial.error and trial.finite == 1.0:
+        if self._lower(trial.error):
+            made = self.make(index, sizes, distribution, full=index == 0)
+            trial = self._run(made)
+        if not trial.error and (trial.finite == 1.0 or distribution == "special"):
             return made
         # It may be the integers, so first those that are known to run; then floats that few ops mind.
-        milder = self.make(index, sizes, "mild", full=True, stream=0)
-        others = (
-            [milder]
-            if not trial.error
-            else [self.make(index, sizes, distribution, full=True, stream=0), milder]
-        )
-        for other in others:
-            second = self._run(other)
-            if second.error or (not trial.error and second.finite <= trial.finite):
-                continue
-            why = trial.error or "its outputs are not finite."
-            self.notes.append(f"Feed {made.name} is {other.name} instead: {why}")
-            return other
-        if not trial.error:
-            return made
-        self.notes.append(f"Feed {made.name} was left out: {trial.error}")
-        return None
+        options = [(made, trial)]
+        for kind in (distribution, "mild"):
+            if options[-1][1].error or options[-1][1].finite < 1.0:
+                other = self.make(index, sizes, kind, full=True, stream=0)
+                options.append((other, self._run(other)))
+        running = [(option, result.finite) for option, result in options if not result.error]
+        why = trial.error or "its outputs are not finite."
+        if not running:
+            self.notes.append(f"Feed {made.name} was left out: {why}")
+            return None
+        best, _ = max(running, key=lambda pair: pair[1])
+        if best.distribution != distribution:
+            self.notes.append(f"Feed {made.name} is {best.name} instead: {why}")
+        return best
 
     def _run(self, made: FeedSet) -> Trial:
         if made.key not in self._trials:
@@ -353,15 +259,16 @@ class _Search:
         return self._trials[made.key]
 
     def _give_up(self) -> NoReturn:
-        sizes, error = self.errors[0] if self.errors else ({}, "no set of feeds runs")
+        last = self.tried[0] if self.tried else Tried({}, "no set of feeds runs")
         unsure = next(
             (spec for spec in self.specs if not all(isinstance(d, int) for d in self.shapes[spec.name].dims)),
             next((spec for spec in self.specs if self._domain(spec).role == "number"), None),
         )
         subject = f"its input {unsure}" if unsure is not None else "its inputs"
-        shown = " ".join(f"{name}={size}" for name, size in sizes.items())
+        shown = " ".join(f"{name}={size}" for name, size in last.sizes.items())
         tried = f"{self.attempts} attempts, first with {shown}" if shown else f"{self.attempts} attempts"
-        raise BadInput(
-            f"No feed was found that the model runs on ({subject}; {tried}: {error.rstrip('.')}): give data "
-            "with --inputs, or sizes with --dim NAME=N."
+        raise NoFeeds(
+            f"No feed was found that the model runs on ({subject}; {tried}: {last.error.rstrip('.')}): give "
+            "data with --inputs, or sizes with --dim NAME=N.",
+            self._as_plan((), ()),
         )

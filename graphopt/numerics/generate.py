@@ -15,10 +15,28 @@ from graphopt.numerics.domains import Domain
 from graphopt.numerics.specs import ValueSpec
 from graphopt.numerics.values import dtype_of, is_float
 
-Distribution: TypeAlias = Literal["normal", "image", "wide", "tiny", "binary", "sparse", "mild"]
+Distribution: TypeAlias = Literal[
+    "normal", "wide", "image", "sparse", "binary", "tiny", "constant", "mild", "special"
+]
 
-DISTRIBUTIONS: tuple[Distribution, ...] = ("normal", "image", "wide", "binary", "tiny", "sparse")
-"""What the sets of a run take in turn. ``mild`` (uniform in [0.1, 0.9]) stands in where these fail."""
+DISTRIBUTIONS: tuple[Distribution, ...] = (
+    "normal",
+    "wide",
+    "image",
+    "sparse",
+    "binary",
+    "tiny",
+    "constant",
+)
+"""What the sets of a run take in turn, those that find most faults first.
+
+Negative numbers show what zeros as padding hide, wide ones leave the ranges of clips on both sides, pictures
+have the structure that detectors answer to, zeros and ones meet the corners of activations and comparisons.
+``mild`` (uniform in [0.1, 0.9]) stands in where these fail; ``special`` has NaN, infinities, zeros of both
+signs and denormal numbers among normal ones, and is drawn on request only.
+"""
+
+_SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45)
 
 _WORDS = ("graph", "a", "The quick brown fox", "42", "", "naïve", "x_1", "hello world")
 SMALL = 9
@@ -38,6 +56,7 @@ class Recipe:
         full: Whether masks are all ones and lengths full.
         floor: The smallest integer that unbounded integer inputs take.
         ceiling: The largest one.
+        cap: The largest integer that any index takes, where the model refused a larger one.
     """
 
     distribution: Distribution
@@ -48,6 +67,7 @@ class Recipe:
     full: bool = False
     floor: int = 0
     ceiling: int = SMALL
+    cap: int | None = None
 
 
 def draw(spec: ValueSpec, domain: Domain, shape: tuple[int, ...], recipe: Recipe) -> Any:
@@ -99,9 +119,9 @@ def _draw_tensor(
         if dtype.kind == "c":
             return (_floats(shape, recipe, rng) + 1j * _floats(shape, recipe, rng)).astype(dtype)
         if is_float(dtype):
-            return _floats(shape, recipe, rng).astype(dtype)
+            return np.asarray(_floats(shape, recipe, rng)).astype(dtype)
         return _integers(dtype, shape, recipe, rng).astype(dtype)
-    return _by_role(domain, shape, recipe, rng, is_float(dtype)).astype(dtype)
+    return np.asarray(_by_role(domain, shape, recipe, rng, is_float(dtype))).astype(dtype)
 
 
 def _by_role(
@@ -111,6 +131,9 @@ def _by_role(
         return _mask(shape, recipe, rng, likely=0.8)
     if domain.role == "choice":
         numbers = [choice for choice in domain.choices if not isinstance(choice, str)]
+        if len(numbers) == 1 and isinstance(numbers[0], int) and numbers[0] > 1 and not recipe.full:
+            # The other branch of an If, with what is most often the other sample rate.
+            numbers.append(numbers[0] // 2)
         return np.asarray(rng.choice(np.asarray(numbers or [0]), size=shape))
     if domain.role == "position":
         count = shape[-1] if shape else 1
@@ -140,7 +163,12 @@ def _indices(
     domain: Domain, shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator
 ) -> NDArray[Any]:
     low, high = domain.low, domain.high if domain.high is not None else recipe.ceiling
+    if recipe.cap is not None:
+        high = min(high, recipe.cap)
     high = max(low, high)
+    if domain.segments and len(shape) == 1 and shape[0] > high:
+        # Every segment has members: the mean of none is no number.
+        return np.sort(np.append(np.arange(high + 1), rng.integers(low, high + 1, size=shape[0] - high - 1)))
     drawn = rng.integers(
         low, min(high, low + 1) + 1 if recipe.distribution == "binary" else high + 1, size=shape
     )
@@ -154,8 +182,8 @@ def _integers(
 ) -> NDArray[Any]:
     if dtype == np.uint8 and recipe.distribution == "image":
         return np.round(255 * _smooth(shape, rng))
-    if (recipe.floor, recipe.ceiling) != (0, SMALL):
-        return rng.integers(recipe.floor, recipe.ceiling + 1, size=shape)
+    if (recipe.floor, recipe.ceiling) != (0, SMALL) and dtype.itemsize > 1:
+        return rng.integers(recipe.floor, max(recipe.floor, recipe.ceiling) + 1, size=shape)
     if dtype.itemsize == 1 and dtype.kind in "iu":
         info = np.iinfo(dtype)
         return rng.integers(info.min, info.max + 1, size=shape)
@@ -170,6 +198,10 @@ def _floats(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) ->
     if recipe.distribution == "binary":
         return rng.integers(0, 2, size=shape).astype(np.float64)
     normal = np.asarray(rng.standard_normal(size=shape))
+    if recipe.distribution == "constant":
+        return np.full(shape, rng.standard_normal())
+    if recipe.distribution == "special":
+        return np.where(rng.random(size=shape) < 0.1, rng.choice(_SPECIAL, size=shape), normal)
     if recipe.distribution == "wide":
         # Heavy tails: most elements within 3, a few beyond 30.
         return normal * np.exp(np.abs(rng.standard_normal(size=shape)))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.numerics.compare import Baseline, Outputs, Tolerances, worst
 from graphopt.numerics.feeds import FeedSet
+from graphopt.numerics.floor import NoiseFloor
 from graphopt.numerics.reference import Reference
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
+from graphopt.numerics.sampling import Sampler
 from graphopt.numerics.sizes import Shape, resolve
 from graphopt.numerics.values import digest
 from graphopt.record.data import CheckEntry, OutputCheck
@@ -45,6 +48,7 @@ class Judge:
         runtime: What runs the candidates.
         atol: See `Baseline`.
         rtol: See `Baseline`.
+        sampler: Measures the noise floor when a candidate first differs; None for verdicts without.
 
     Raises:
         BadInput: A tolerance names an output that does not exist.
@@ -58,16 +62,34 @@ class Judge:
         *,
         atol: Tolerances = None,
         rtol: Tolerances = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self._reference = reference
         self._shapes = shapes
         self._runtime = runtime
         self._atol, self._rtol = atol, rtol
+        self._sampler = sampler
         self._mapped: dict[tuple[int, ...], tuple[Sequence[Signature], Baseline, list[FeedSet | None]]] = {}
-        self.baseline = self.baseline_of(reference.outputs)
+        self.baseline = self._baseline(reference.outputs, self._measure)
+
+    def _measure(self, baseline: Baseline, changes: Sequence[Signature] = ()) -> NoiseFloor:
+        if self._sampler is None:
+            return NoiseFloor(void="It is not measured.")
+        mapped = functools.partial(_mapped_outputs, changes=changes) if changes else None
+        return self._sampler.measure(baseline, mapped)
 
     def baseline_of(self, outputs: Sequence[Outputs]) -> Baseline:
-        """Prepare outputs on the reference's feeds for comparing."""
+        """Prepare other outputs on the reference's feeds for comparing, with the floor of the reference."""
+        return self._baseline(
+            outputs, lambda _: self.baseline.noise_floor() or NoiseFloor(), self.baseline.axes
+        )
+
+    def _baseline(
+        self,
+        outputs: Sequence[Outputs],
+        floor: Callable[[Baseline], NoiseFloor],
+        axes: Mapping[str, int | None] | None = None,
+    ) -> Baseline:
         reference = self._reference
         return Baseline(
             outputs,
@@ -77,7 +99,10 @@ class Judge:
             precision=reference.precision,
             skip=reference.skip,
             quantized=reference.quantized,
+            jumps=reference.jumps,
             grain=reference.grain,
+            floor=floor,
+            axes=axes,
         )
 
     def judge(
@@ -119,11 +144,12 @@ class Judge:
         key = tuple(id(change) for change in changes)
         if key not in self._mapped:
             feeds = [self._feed(feed, changes) for feed in self._reference.feeds]
-            outputs = self._reference.outputs
+            baseline = self.baseline
             if any(change.outputs is not None for change in changes):
-                outputs = [_mapped_outputs(values, changes) for values in outputs]
+                outputs = [_mapped_outputs(values, changes) for values in self._reference.outputs]
+                baseline = self._baseline(outputs, functools.partial(self._measure, changes=changes))
             # The changes are kept with it, so that an id in the key is not given to another object.
-            self._mapped[key] = (changes, self.baseline_of(outputs), feeds)
+            self._mapped[key] = (changes, baseline, feeds)
         _, baseline, feeds = self._mapped[key]
         return baseline, feeds
 

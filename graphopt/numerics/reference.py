@@ -27,6 +27,8 @@ _RANDOM = frozenset(
         *("Multinomial", "Bernoulli", "Dropout"),
     }
 )
+# A rounded logit that changes places with its neighbour moves a whole row.
+_SORTERS = frozenset({"TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Unique", "Hardmax"})
 # Two units at 1, four steps of ONNX Runtime's Sigmoid.
 _GRAIN = 2 * float(np.finfo(np.float32).eps)
 _MOST_VALUES = 500
@@ -55,6 +57,7 @@ class CheckOptions:
         provider: The execution provider.
         threads: Threads within an operator; None for one a core.
         timeout: Seconds that making a session, or one run, may take.
+        every_rewrite: Whether to check each place that a pass changed, also where no output shows it.
     """
 
     inputs: Sequence[str | Path] = ()
@@ -66,6 +69,7 @@ class CheckOptions:
     provider: str = CPU
     threads: int | None = None
     timeout: float | None = 600.0
+    every_rewrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Reference:
         skip: The outputs that are not repeatable, with the reason.
         precision: The spacing at 1 of the coarsest float type inside the model; 0 for float32 and finer.
         quantized: Whether the model rounds activations to quantization steps.
+        jumps: Whether rounding can make a value jump: quantization steps, or an order by size.
         grain: By output, the absolute steps in which its values come.
         notes: Sentences about how the reference had to be computed.
     """
@@ -91,6 +96,7 @@ class Reference:
     skip: Mapping[str, str]
     precision: float
     quantized: bool
+    jumps: bool
     grain: Mapping[str, float]
     notes: tuple[str, ...]
 
@@ -140,6 +146,7 @@ def establish(
         skip,
         coarsest(source.ir),
         bool(operators & _QUANTIZERS),
+        bool(operators & (_QUANTIZERS | _SORTERS)),
         grains(source.ir),
         (*notes, *plan.notes),
     )

@@ -58,8 +58,12 @@ class SessionSpec:
     dims: tuple[tuple[str, int], ...] = ()
 
 
-def make(spec: SessionSpec) -> ort.InferenceSession:
+def make(spec: SessionSpec, save_to: str = "") -> ort.InferenceSession:
     """Make a session in this process, as `spec` says and with logging of errors only.
+
+    Args:
+        spec: The session.
+        save_to: A file to write the model to as the runtime has rewritten it, weights beside it.
 
     Raises:
         BadInput: The level or the provider does not exist in this ONNX Runtime.
@@ -80,6 +84,11 @@ def make(spec: SessionSpec) -> ort.InferenceSession:
         options.intra_op_num_threads = spec.threads
     for key, value in spec.config:
         options.add_session_config_entry(key, value)
+    if save_to:
+        options.optimized_model_filepath = save_to
+        prefix = "session.optimized_model_external_initializers"
+        options.add_session_config_entry(f"{prefix}_file_name", f"{Path(save_to).name}.data")
+        options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
     for name, size in spec.dims:
         options.add_free_dimension_override_by_name(name, size)
     return ort.InferenceSession(
@@ -258,6 +267,11 @@ class Runtime:
     def _failed(self, reply: Reply, feed: FeedSet | None) -> Outcome:
         status, error = _failure(reply, "The run", self._timeout)
         return Outcome(status, error, feed="one of several" if feed is None else feed.name)
+
+    def save(self, spec: SessionSpec, target: Path) -> str:
+        """Write the model of ``spec`` as the runtime rewrites it; returns why not, "" where it did."""
+        reply = self._call("save_session", spec, str(target))
+        return "" if reply.status == "ok" else _failure(reply, "Saving the model", self._timeout)[1]
 
     def close(self, spec: SessionSpec) -> None:
         """Close the session of ``spec`` and free its memory, if it is warm."""

@@ -6,7 +6,7 @@ import ctypes
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def run_session(spec: SessionSpec, feeds: Sequence[str], values: Mapping[str, Ma
         if arrays is None:
             return replace(batch, missing=True)
         try:
-            outputs, seconds = _run(found, arrays)
+            outputs, seconds = run_values(found, arrays)
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             return replace(batch, error=str(error) or type(error).__name__)
         batch.outputs.append(outputs)
@@ -97,6 +97,11 @@ def run_session(spec: SessionSpec, feeds: Sequence[str], values: Mapping[str, Ma
         if size > _MOST_OUTPUT_BYTES:
             break
     return batch
+
+
+def save_session(spec: SessionSpec, target: str) -> None:
+    """Write the model of ``spec`` as the runtime rewrites it."""
+    make(spec, target)
 
 
 def close_session(spec: SessionSpec) -> None:
@@ -127,9 +132,16 @@ def _bytes(arrays: Mapping[str, Any]) -> int:
     return sum(array.nbytes for array in leaves if array is not None)
 
 
-def _run(found: ort.InferenceSession, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+def run_values(
+    found: ort.InferenceSession, arrays: Mapping[str, Any], asked: Container[str] | None = None
+) -> tuple[dict[str, Any], float]:
+    """Run a session on one feed: the outputs by name, only those ``asked`` for, and the seconds it took."""
     inputs = [ValueSpec.parse(port.name, port.type, None) for port in found.get_inputs()]
-    outputs = [ValueSpec.parse(port.name, port.type, None) for port in found.get_outputs()]
+    outputs = [
+        ValueSpec.parse(port.name, port.type, None)
+        for port in found.get_outputs()
+        if asked is None or port.name in asked
+    ]
     names = [port.name for port in outputs]
     given = {name: value for name, value in arrays.items() if any(name == port.name for port in inputs)}
     given.update({name: value for name, value in arrays.items() if name in _overridable(found)})

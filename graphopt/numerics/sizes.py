@@ -11,20 +11,26 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import onnx_ir as ir
-
-from graphopt.numerics.domains import constant_of, table_shape
+from graphopt.numerics.demands import Demands
 
 Kind: TypeAlias = Literal[
-    "batch", "sequence", "past", "spatial", "channels", "samples", "frames", "features", "other"
+    "batch",
+    "sequence",
+    "past",
+    "spatial",
+    "channels",
+    "samples",
+    "frames",
+    "features",
+    "nodes",
+    "edges",
+    "other",
 ]
 Dim: TypeAlias = int | str | None
-Place: TypeAlias = tuple[str, int]
-"""An input and one of its axes."""
 
 # The first two are what the two sets of sizes take, the rest what to try where these do not run. The
 # spatial ones are multiples of 32, the stride of most backbones.
@@ -37,11 +43,16 @@ _SIZES: dict[Kind, tuple[int, ...]] = {
     "samples": (16000, 24000, 512, 1536, 4096, 48000, 80000),
     "frames": (64, 100, 32, 200, 400, 16, 3000),
     "features": (16, 24, 512, 80, 1, 16000, 64, 128, 4, 10),
+    "nodes": (12, 7, 20, 33),
+    "edges": (20, 33, 12, 7),
     "other": (2, 3, 4, 1, 8, 16, 10),
 }
+_BATCH = re.compile(r"batch|^n$|^b$|^bsz?$", re.IGNORECASE)
 _NAMES: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("past", re.compile(r"past|cache|kv_len|history", re.IGNORECASE)),
-    ("batch", re.compile(r"batch|^n$|^b$|^bsz?$", re.IGNORECASE)),
+    ("batch", _BATCH),
+    ("edges", re.compile(r"edge|bond", re.IGNORECASE)),
+    ("nodes", re.compile(r"node|atom|vert(ex|ices)|points?$", re.IGNORECASE)),
     ("spatial", re.compile(r"height|width|^h$|^w$|image_size|img", re.IGNORECASE)),
     ("samples", re.compile(r"sample|wav|audio", re.IGNORECASE)),
     ("frames", re.compile(r"frame|time|^t$", re.IGNORECASE)),
@@ -49,6 +60,9 @@ _NAMES: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("channels", re.compile(r"channel|^c$", re.IGNORECASE)),
 )
 _SEQUENCE = re.compile(r"(?!.*(past|total))[a-z]\w*seq\w*|seq\w*", re.IGNORECASE | re.ASCII)
+_PAST_INPUT = re.compile(r"past|cache|key_values|(^|_)kv(_|$)", re.IGNORECASE)
+_STATE_INPUT = re.compile(r"state|hidden|cell|^[hc]_?(0|n|in|t)?$|^[hc]x$", re.IGNORECASE)
+_LENGTH_INPUT = re.compile(r"len|label|target", re.IGNORECASE)
 _AUDIO_INPUT = re.compile(r"audio|wav|pcm|speech|signal|input_values", re.IGNORECASE)
 
 
@@ -132,41 +146,63 @@ def _atoms(dim: str, known: set[str]) -> list[str]:
 def symbols_of(
     shapes: Mapping[str, Shape],
     integers: frozenset[str] = frozenset(),
-    demanded: Mapping[Place, tuple[int, str]] | None = None,
+    demands: Demands | None = None,
+    spans: Collection[str] = (),
 ) -> dict[str, Symbol]:
     """The free symbols of the inputs, in the order in which they appear.
 
     Args:
         shapes: The shapes of the inputs, from `shapes_of`.
         integers: The inputs that hold integers, as tokens do.
-        demanded: The sizes that consumers demand, each with the reason, from `demanded_sizes`.
+        demands: What the consumers demand of the sizes.
+        spans: The symbols along which a window slides or a recurrence runs.
     """
-    known = {dim for shape in shapes.values() for dim in shape.dims if isinstance(dim, str)}
     found: dict[str, Symbol] = {}
-    for name, shape in shapes.items():
-        for axis, dim in enumerate(shape.dims):
-            if isinstance(dim, int):
-                continue
-            fixed = (demanded or {}).get((name, axis))
-            atoms = _atoms(dim, known)
-            if atoms == [dim] and fixed is not None:
-                found[dim] = Symbol(dim, "other", (fixed[0],), fixed[1])
-                continue
-            for atom in atoms:
-                if atom not in found:
-                    kind = _kind(atom, name, axis, len(shape.dims), name in integers)
-                    found[atom] = Symbol(atom, kind, _SIZES[kind], f"taken for a {kind} dim")
+    for atom, (name, axis) in _first_places(shapes).items():
+        lists = all(len(shape.dims) < 2 for shape in shapes.values())
+        kind = _kind(atom, name, axis, shapes[name].dims, integer=name in integers, lists=lists)
+        if kind == "batch" and atom in spans and not _BATCH.search(atom):
+            kind = "frames"  # the first axis of one signal, not of a batch of them
+        sizes, who = _SIZES[kind], ""
+        if demands is not None:
+            sizes, who = demands.feasible(atom, sizes)
+        why = f"taken for a {kind} dim"
+        found[atom] = Symbol(atom, kind, sizes, f"{why}, and {who} demands it" if who else why)
     return found
 
 
-def _kind(atom: str, name: str, axis: int, rank: int, integer: bool) -> Kind:
+def atoms_of(shapes: Mapping[str, Shape]) -> tuple[str, ...]:
+    """The names of the free symbols of the inputs, in the order in which they appear."""
+    return tuple(_first_places(shapes))
+
+
+def _first_places(shapes: Mapping[str, Shape]) -> dict[str, tuple[str, int]]:
+    known = {dim for shape in shapes.values() for dim in shape.dims if isinstance(dim, str)}
+    found: dict[str, tuple[str, int]] = {}
+    for name, shape in shapes.items():
+        for axis, dim in enumerate(shape.dims):
+            for atom in _atoms(dim, known) if isinstance(dim, str) else ():
+                found.setdefault(atom, (name, axis))
+    return found
+
+
+def _kind(atom: str, name: str, axis: int, dims: Sequence[int | str], *, integer: bool, lists: bool) -> Kind:
+    rank = len(dims)
     if atom != f"{name}:{axis}":
         for kind, pattern in _NAMES:
             if pattern.search(atom):
                 return kind
+    if axis == 0 and rank == 1 and integer and lists and not _LENGTH_INPUT.search(name):
+        return "sequence"
     if axis == 0 and (rank > 1 or integer):
         return "batch"
+    if rank == 3 and axis == 1 and not isinstance(dims[0], str) and _STATE_INPUT.search(name):
+        return "batch"
+    if rank >= 3 and _PAST_INPUT.search(name):
+        return "past"
     if rank >= 4:
+        if dims[-1] in (1, 3, 4):
+            return "spatial"  # the channels come last
         return "channels" if axis == 1 else "spatial"
     if integer:
         return "sequence"
@@ -224,118 +260,3 @@ def _expression(dim: str, known: set[str]) -> ast.expr | None:
 
 def _names(tree: ast.expr) -> list[str]:
     return [part.id for part in ast.walk(tree) if isinstance(part, ast.Name)]
-
-
-# Operator: how the weights at an input give the size of an axis of the data at input 0.
-_Demand: TypeAlias = tuple[int, int, Callable[[ir.Node, tuple[int | None, ...]], int | None]]
-
-
-def _attribute(node: ir.Node, name: str, default: int) -> int:
-    attr = node.attributes.get(name)
-    return default if attr is None or attr.is_ref() else attr.as_int()
-
-
-def _grouped(node: ir.Node, shape: tuple[int | None, ...]) -> int | None:
-    return None if len(shape) < 2 or shape[1] is None else shape[1] * _attribute(node, "group", 1)
-
-
-def _gemm(node: ir.Node, shape: tuple[int | None, ...]) -> int | None:
-    return shape[1 if _attribute(node, "transB", 0) else 0] if len(shape) == 2 else None
-
-
-def _axis(axis: int) -> Callable[[ir.Node, tuple[int | None, ...]], int | None]:
-    return lambda node, shape: shape[axis] if -len(shape) <= axis < len(shape) else None
-
-
-_DEMANDS: dict[str, tuple[_Demand, ...]] = {
-    "Conv": ((1, 1, _grouped),),
-    "ConvTranspose": ((1, 1, _axis(0)),),
-    "Gemm": ((1, -1, _gemm),),
-    "MatMul": ((1, -1, lambda node, shape: shape[-min(len(shape), 2)]),),
-    "MatMulInteger": ((1, -1, _axis(-2)),),
-    "BatchNormalization": ((1, 1, _axis(0)),),
-    "InstanceNormalization": ((1, 1, _axis(0)),),
-    "LayerNormalization": ((1, -1, _axis(-1)),),
-    "LSTM": ((1, 2, _axis(2)),),
-    "GRU": ((1, 2, _axis(2)),),
-    "RNN": ((1, 2, _axis(2)),),
-}
-# The data keeps its axes through these.
-_KEEPERS = frozenset(
-    {
-        *(
-            "Identity",
-            "Cast",
-            "Relu",
-            "Sigmoid",
-            "Tanh",
-            "Dropout",
-            "Clip",
-            "Abs",
-            "Neg",
-            "Sqrt",
-            "Log",
-            "Exp",
-        ),
-        *("Add", "Sub", "Mul", "Div", "Pow"),
-        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-    }
-)
-
-
-def demanded_sizes(model: ir.Model) -> dict[Place, tuple[int, str]]:
-    """The sizes that the weights of consumers demand of symbolic axes of the inputs."""
-    found: dict[Place, tuple[int, str]] = {}
-    for value in model.graph.inputs:
-        if value.name in model.graph.initializers or value.shape is None:
-            continue
-        rank = len(value.shape)
-        for node, index, axes in _data_uses(value, rank):
-            for axis, size in _demands(node, index, rank):
-                if 0 <= axis < rank and not isinstance(value.shape[axes[axis]], int):
-                    why = f"demanded by {node.op_type} {node.name or ''}".strip()
-                    found.setdefault((value.name or "", axes[axis]), (size, why))
-    return found
-
-
-def _demands(node: ir.Node, index: int, rank: int) -> Iterator[tuple[int, int]]:
-    if index == 0:
-        for weight_at, axis, size_of in _DEMANDS.get(node.op_type, ()):
-            shape = table_shape(node.inputs[weight_at]) if weight_at < len(node.inputs) else None
-            size = size_of(node, shape) if shape else None
-            if size is not None:
-                yield axis % rank if axis < rank else axis, size
-    elif node.op_type in ("LSTM", "GRU", "RNN") and index in (5, 6):
-        # The initial states are [directions, batch, hidden]; R is [directions, gates * hidden, hidden].
-        recurrence = table_shape(node.inputs[2])
-        if recurrence and recurrence[0] is not None and recurrence[2] is not None:
-            yield 0, recurrence[0]
-            yield 2, recurrence[2]
-
-
-def _data_uses(value: ir.Value, rank: int) -> Iterator[tuple[ir.Node, int, tuple[int, ...]]]:
-    """The uses of an input, each with the input's axis for every axis of what is used."""
-    pending: list[tuple[ir.Value, tuple[int, ...]]] = [(value, tuple(range(rank)))]
-    seen: set[int] = set()
-    while pending and len(seen) < 500:
-        current, axes = pending.pop()
-        for use in current.uses():
-            node, index = use.node, use.idx
-            yield node, index, axes
-            if id(node) in seen or node.domain or not node.outputs:
-                continue
-            seen.add(id(node))
-            if node.op_type == "Transpose":
-                perm = node.attributes.get("perm")
-                order = perm.as_ints() if perm is not None and not perm.is_ref() else range(rank - 1, -1, -1)
-                pending.append((node.outputs[0], tuple(axes[i] for i in order)))
-            elif node.op_type in _KEEPERS and _keeps_rank(node, index, rank):
-                pending.append((node.outputs[0], axes))
-
-
-def _keeps_rank(node: ir.Node, index: int, rank: int) -> bool:
-    """Whether the other operand, if there is one, is a constant that broadcasts to the data."""
-    if len(node.inputs) < 2 or node.op_type in ("QuantizeLinear", "DequantizeLinear", "Clip", "Dropout"):
-        return index == 0
-    tensor = constant_of(node.inputs[1 - index]) if index < 2 else None
-    return tensor is not None and len(tensor.shape) <= rank

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -10,6 +11,7 @@ import pytest
 
 from graphopt.errors import BadInput
 from graphopt.numerics.compare import Baseline, compare, slice_axis, worst
+from graphopt.numerics.floor import LeafFloor, NoiseFloor
 from graphopt.record.data import OutputCheck
 from graphopt.rewrite.passes import Numerics
 
@@ -398,3 +400,120 @@ def test_blocks_cover_every_element(axis: int) -> None:
 )
 def test_the_worst_verdict_decides(verdicts: list[Any], expected: str) -> None:
     assert worst(verdicts) == expected
+
+
+def floored(
+    arrays: Sequence[Any], levels: Sequence[float | None], *, flips: float = 0.0, **options: Any
+) -> Baseline:
+    """Outputs on several feeds, with a noise floor for each feed; None for a feed without samples."""
+    floors = [None if at is None else [LeafFloor([at], [at / 2], flips)] for at in levels]
+    floor = NoiseFloor({"y": floors}, samples=tuple(0 if at is None else 2 for at in levels))
+    names = [f"feed {index}" for index in range(len(arrays))]
+    return Baseline([{"y": array} for array in arrays], names, floor=lambda _: floor, **options)
+
+
+RAMP = np.linspace(1, 2, 11, dtype=np.float32)
+
+
+class TestNoiseFloor:
+    @pytest.mark.parametrize(
+        ("error", "level", "verdict"),
+        [
+            (0.0, 1e-6, "identical"),
+            (3e-6, 1e-6, "rounding"),
+            (2e-3, 1e-3, "rounding"),  # outside the tolerance of 2e-4, and no more than rounding does
+            (1e-4, 1e-6, "within tolerance"),
+            (1e-4, 0.05, "within tolerance"),
+            (5e-3, 1e-3, "broken"),
+            (5e-3, 1e-6, "broken"),
+            (5e-3, 0.0, "broken"),
+            (0.05, 0.02, "undecided"),  # rounding moves it by 2 % of its range
+            (0.5, 0.02, "undecided"),
+            (0.05, math.inf, "undecided"),
+        ],
+    )
+    def test_verdicts(self, error: float, level: float, verdict: str) -> None:
+        other = RAMP.copy()
+        other[4] += np.float32(error)
+        (entry,) = floored([RAMP], [level]).compare([{"y": other}])
+        assert entry.verdict == verdict
+        if error:
+            assert entry.floor == pytest.approx(level)
+            assert entry.worst_index == [4]
+            assert entry.reason
+
+    def test_a_value_that_is_not_finite_on_one_side(self) -> None:
+        other = RAMP.copy()
+        other[4] = np.inf
+        (entry,) = floored([RAMP], [1e-3]).compare([{"y": other}])
+        assert (entry.verdict, entry.reason[:10]) == ("broken", "Not finite")
+
+    def test_a_feed_without_samples_takes_the_floor_of_the_others(self) -> None:
+        others = [RAMP, RAMP * 100 + np.float32(0.2)]
+        (entry,) = floored([RAMP, RAMP * 100], [1e-3, None]).compare([{"y": other} for other in others])
+        assert entry.verdict == "rounding"
+        assert entry.floor == pytest.approx(0.1)
+
+    def test_a_feed_without_power_is_left_to_one_that_has_it(self) -> None:
+        flat = np.float32(1) + RAMP * np.float32(1e-3)
+        moved = [{"y": RAMP}, {"y": flat + np.float32(1e-3)}]
+        # Once with power shown by a feed that is the same, once by one that differs a little.
+        for first in (RAMP, RAMP + np.float32(1e-4)):
+            (entry,) = floored([RAMP, flat], [1e-4, 5e-4]).compare([{"y": first}, moved[1]])
+            assert (entry.verdict, entry.floor) == ("rounding", pytest.approx(5e-4))
+        assert floored([flat, flat], [5e-4, 5e-4]).compare([moved[1], moved[1]])[0].verdict == "undecided"
+        wrong = [{"y": RAMP}, {"y": flat + np.float32(0.1)}]
+        assert floored([RAMP, flat], [1e-4, 5e-4]).compare(wrong)[0].verdict == "undecided"
+
+    def test_a_jump_seen_elsewhere_is_possible_here(self) -> None:
+        rng = np.random.default_rng(0)
+        array = (rng.uniform(1, 2, (4, 32)) * [[1], [1], [1], [100]]).astype(np.float32)
+        other = array.copy()
+        other[0, 5] += np.float32(0.2)
+        floors: list[list[LeafFloor] | None] = [[LeafFloor([1e-6, 1e-6, 0.1, 1e-4], [0.0] * 4)]]
+        floor = NoiseFloor({"y": floors}, samples=(2,))
+        found: list[OutputCheck] = []
+        for jumps in (False, True):
+            prepared = Baseline([{"y": array}], ["feed"], floor=lambda _: floor, jumps=jumps)
+            assert prepared.axes["y"] == 0
+            found += prepared.compare([{"y": other}])
+        assert [entry.verdict for entry in found] == ["broken", "undecided"]
+        assert "another quantization step" in found[1].reason
+
+    @pytest.mark.parametrize(
+        ("flips", "changed", "verdict"),
+        [
+            (0.0, 1, "broken"),
+            (0.002, 9, "rounding"),
+            (0.002, 300, "broken"),
+            (0.05, 100, "undecided"),
+        ],
+    )
+    def test_whole_numbers(self, flips: float, changed: int, verdict: str) -> None:
+        array = np.arange(1000)
+        other = array.copy()
+        other[:changed] += 1
+        (entry,) = floored([array], [0.0], flips=flips).compare([{"y": other}])
+        assert entry.verdict == verdict
+        assert "of the elements differ, and rounding alone changes" in entry.reason
+
+    def test_a_shape_that_rounding_changes(self) -> None:
+        floor = NoiseFloor({"y": [None]}, varies={"y": "Its shape is [3] for [11]"}, samples=(0,))
+        prepared = Baseline([{"y": RAMP}], ["feed"], floor=lambda _: floor)
+        (entry,) = prepared.compare([{"y": RAMP[:4]}])
+        assert entry.verdict == "undecided"
+        assert "Rounding alone does that to the source, too" in entry.reason
+
+    def test_it_is_asked_for_only_where_a_bit_differs(self) -> None:
+        asked: list[str] = []
+
+        def floor(_: Baseline) -> NoiseFloor:
+            asked.append("asked")
+            return NoiseFloor({"y": [[LeafFloor([1e-3], [1e-3])]]}, samples=(2,))
+
+        prepared = Baseline([{"y": RAMP}], ["feed"], floor=floor)
+        prepared.compare([{"y": RAMP.copy()}])
+        assert asked == []
+        for _ in range(2):
+            prepared.compare([{"y": RAMP + np.float32(1e-4)}])
+        assert asked == ["asked"]

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.numerics.domains import Domain, domains
+from graphopt.numerics.shapeflow import Flow
 
 
 def read(body: str, inputs: str = "int64[N] x", *, opset: int = 17, header: str = "") -> dict[str, Domain]:
@@ -166,3 +167,60 @@ def test_text_that_a_model_knows() -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("ai.onnx.ml", 4)])
     found = domains(ir.from_proto(model))["x"]
     assert (found.role, found.choices) == ("choice", ("cat", "dog"))
+
+
+def test_an_index_is_bounded_by_the_size_of_an_input() -> None:
+    body = "{ y = Gather(data, x) }"
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        main (float[nodes, 3] data, int64[E] x) => (float[N, 3] y) {body}"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    flow = Flow(model, {"data": ("nodes", 3), "x": ("E",)}, ("nodes", "E"))
+    found = domains(model, flow)["x"]
+    assert found.values == "integers from 0 to nodes - 1"
+    assert found.within({"nodes": 7, "E": 3}).high == 6
+
+
+@pytest.mark.parametrize(
+    ("body", "high"),
+    [
+        (f"{TABLE} {{ i = Cast<to = 7>(x) y = Gather(table, i) }}", 4),
+        (
+            """<float[5, 2] table = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, int64 zero = {0}, int64 five = {5}> {
+                i = Cast<to = 7>(x)
+                below = Less(i, zero)
+                at = Not(below)
+                b = Cast<to = 7>(below)
+                a = Cast<to = 7>(at)
+                up = Add(i, five)
+                m = Mul(b, up)
+                n = Mul(i, a)
+                j = Add(m, n)
+                y = Gather(table, j)
+            }""",
+            4,
+        ),
+        (
+            """<float[5, 2] table = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, int64 one = {1}, int64 two = {2},
+                int64[1] start = {0}, int64[1] end = {1}, int64[1] axis = {0}> {
+                i = Cast<to = 7>(x)
+                s = Slice(i, start, end, axis)
+                t = Slice(i, start, end, axis)
+                u = Add(t, two)
+                c = Concat<axis = 0>(s, u)
+                y = Gather(table, c)
+            }""",
+            2,
+        ),
+    ],
+)
+def test_floats_that_become_indices_are_bounded(body: str, high: int) -> None:
+    found = read(body, "float[N] x")["x"]
+    assert (found.role, found.high) == ("index", high)
+
+
+def test_a_threshold_selects_some_of_what_it_is_compared_with() -> None:
+    bins = ", ".join(map(str, range(10)))
+    body = f"<float[10] bins = {{{bins}}}> {{ m = GreaterOrEqual(bins, x) y = Cast<to = 1>(m) }}"
+    found = read(body, "float x")["x"]
+    assert found.role == "choice"
+    assert found.choices == (0.0, 2.0)

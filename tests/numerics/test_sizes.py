@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import onnx
-import onnx.parser
-import onnx_ir as ir
 import pytest
 
-from graphopt.numerics.sizes import Dim, demanded_sizes, evaluate, resolve, shapes_of, symbols_of
+from graphopt.numerics.sizes import Dim, evaluate, resolve, shapes_of, symbols_of
 
 
 def test_unnamed_dims_get_the_name_of_their_place() -> None:
@@ -63,37 +60,18 @@ def test_what_a_dim_is_taken_for(name: str, shape: tuple[Dim, ...], integer: boo
 
 
 @pytest.mark.parametrize(
-    ("inputs", "body", "expected"),
+    ("name", "shape", "kinds"),
     [
-        (
-            "float[N, C, H, W] x",
-            "<float[4, 3, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}> { y = Conv(x, w) }",
-            {("x", 1): 3},
-        ),
-        (
-            "float[N, H, W, C] x",
-            """<float[4, 3, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}>
-            { r = Relu(x) t = Transpose<perm = [0, 3, 1, 2]>(r) y = Conv(t, w) }""",
-            {("x", 3): 3},
-        ),
-        ("float[N, K] x", "<float[2, 3] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }", {("x", 1): 2}),
-        ("float[N, S, K] x", "<float[2, 3] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }", {("x", 2): 2}),
-        (
-            "float[N, K] x",
-            "<float[2, 3] w = {1, 2, 3, 4, 5, 6}> { y = Gemm<transB = 1>(x, w) }",
-            {("x", 1): 3},
-        ),
-        (
-            "float[N, 5] x",
-            "<float[5, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }",
-            {},
-        ),
+        ("x", ("N", "P", "Q", 3), ["batch", "spatial", "spatial"]),
+        ("past_key_values.0.key", ("s1", 4, "s2", 64), ["batch", "past"]),
+        ("state", (2, "s1", 128), ["batch"]),
+        ("feat", ("num_nodes", 85), ["nodes"]),
     ],
 )
-def test_what_weights_demand(inputs: str, body: str, expected: dict[tuple[str, int], int]) -> None:
-    text = f'<ir_version: 8, opset_import: ["" : 17]> main ({inputs}) => (float[M] y) {body}'
-    found = demanded_sizes(ir.from_proto(onnx.parser.parse_model(text)))
-    assert {place: size for place, (size, _) in found.items()} == expected
+def test_the_place_of_a_dim_and_the_name_of_its_input(
+    name: str, shape: tuple[Dim, ...], kinds: list[str]
+) -> None:
+    assert [symbol.kind for symbol in symbols_of(shapes_of({name: shape})).values()] == kinds
 
 
 def test_given_sizes_name_symbols_or_places() -> None:

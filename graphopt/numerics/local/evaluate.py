@@ -1,8 +1,9 @@
 """Computes the nodes of a region in float64.
 
 Every float tensor is widened, whatever type the model declares, so that only the algebra is left: a cast
-to a narrower float does nothing, unless it is asked for. Operators run in ONNX Runtime where it has a kernel for doubles, in the
-kernels of this package where neither it nor onnx has a usable one, else in onnx's reference evaluator.
+to a narrower float does nothing, unless it is asked for. Operators run in ONNX Runtime where it has a kernel
+for doubles, in the kernels of this package where neither it nor onnx has a usable one, else in onnx's
+reference evaluator.
 """
 
 from __future__ import annotations
@@ -159,7 +160,14 @@ def _compute(node: onnx.NodeProto, known: dict[str, Array], opsets: Mapping[str,
     try:
         with np.errstate(all="ignore"):
             results = kernel(inputs, attributes)
-    except (ArithmeticError, AssertionError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AssertionError,
+        LookupError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise NoDefinition(f"{node.op_type} in this form has no definition in float64") from error
     known.update((name, result) for name, result in zip(node.output, results, strict=False) if name)
 
@@ -200,12 +208,21 @@ def _element(array: Array) -> int:
     return TensorProto.STRING if array.dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(array.dtype)
 
 
+def _is_untrue(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
+    """Whether onnx's reference evaluator is known to leave out a part of the definition."""
+    if node.op_type in ("GRU", "LSTM", "RNN"):
+        return len(node.input) > 4 and bool(node.input[4])  # the lengths of the sequences
+    return node.op_type == "Hardmax" and opsets.get("", 1) < 13
+
+
 def _in_reference(
     node: onnx.NodeProto, known: dict[str, Array], opsets: Mapping[str, int], reason: str
 ) -> None:
     size = max((known[name].size for name in node.input if name), default=0)
     if size > (_MOST_SLOW if node.op_type in _SLOW else _MOST):
         raise NoDefinition(f"{node.op_type} has no fast kernel in float64")
+    if _is_untrue(node, opsets):
+        raise NoDefinition(f"{node.op_type} in this form has no definition in float64")
     read = [name for name in dict.fromkeys(node.input) if name]
     inputs = [helper.make_tensor_value_info(name, _element(known[name]), known[name].shape) for name in read]
     names = [name for name in node.output if name]

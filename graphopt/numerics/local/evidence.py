@@ -16,6 +16,7 @@ _GOOD: tuple[Verdict, ...] = ("identical", "rounding", "within tolerance")
 _FLOORS = 32.0
 # Beyond this share of the elements an output that is no float has not flipped by rounding.
 _FLIPPED = 0.05
+_MOST_OPS = 6
 _ANOTHER = 0.05
 """An error of this share of the scale that no output shows is another value under an old name."""
 
@@ -49,11 +50,12 @@ def weigh(
             entry.local.not_checked["the name may mean another value now"] = renamed
     if wrong:
         first = wrong[0]
-        ops = f"{', '.join(first.ops[0]) or 'a constant'} > {', '.join(first.ops[1]) or 'a constant'}"
+        shown = f"{entry.reason} " if entry.verdict == "broken" else "No output shows it: "
+        times = f", {first.error:.3g} times what rounding explains" if first.error < float("inf") else ""
         entry.verdict = "broken"
         entry.reason = (
-            f"The rewrite at {where or first.value} is wrong by itself: in float64 '{first.value}' is "
-            f"{first.reason}, {first.error:.3g} times what rounding explains ({ops})."
+            f"{shown}The rewrite at {where or first.value} is wrong by itself: in float64 '{first.value}' "
+            f"{first.reason}{times} ({_ops(first.ops[0])} > {_ops(first.ops[1])})."
         )
         for output in entry.outputs:
             output.local = LocalCheck("wrong", first.error, first.reason)
@@ -65,6 +67,11 @@ def weigh(
         if output.verdict in ("broken", "undecided"):
             _acquit(output, quantized=quantized)
     _sum_up(entry)
+
+
+def _ops(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:_MOST_OPS]) or "a constant"
+    return f"{shown}, ..." if len(names) > _MOST_OPS else shown
 
 
 def _acquit(output: OutputCheck, *, quantized: bool) -> None:

@@ -1,8 +1,8 @@
 """Operators in float64 where neither ONNX Runtime nor the reference evaluator has a usable kernel.
 
 ONNX Runtime has no double kernel for them; onnx's reference evaluator computes them in float32 (Erf, Gelu,
-DequantizeLinear), with a Python loop for every element (pooling), or does not know them (the fused
-operators of com.microsoft). Each follows the text of the operator's specification.
+DequantizeLinear) or over too few channels (LRN), with a Python loop for every element (pooling), or does
+not know them (the fused operators of com.microsoft). Each follows the text of the operator's specification.
 """
 
 from __future__ import annotations
@@ -112,14 +112,8 @@ def _conv_transpose(inputs: Inputs, attributes: Attributes) -> tuple[Array, ...]
     if wanted is not None:
         for i in range(rank):
             total = max(full[i] - list(wanted)[-rank:][i], 0)
-            small = total // 2
-            pads[i], pads[i + rank] = (
-                (small, total - small) if mode != "SAME_UPPER" else (total - small, small)
-            )
-            if mode in ("SAME_UPPER", "SAME_LOWER"):
-                pads[i], pads[i + rank] = (
-                    (small, total - small) if mode == "SAME_UPPER" else (total - small, small)
-                )
+            small, large = total // 2, total - total // 2
+            pads[i], pads[i + rank] = (small, large) if mode == "SAME_UPPER" else (large, small)
     each, into = x.shape[1] // groups, weight.shape[1]
     result = np.zeros((x.shape[0], into * groups, *full))
     for group in range(groups):
@@ -288,6 +282,17 @@ def _hard_sigmoid(inputs: Inputs, attributes: Attributes) -> tuple[Array, ...]:
     return (np.clip(alpha * need(inputs, 0) + beta, 0, 1),)
 
 
+def _lrn(inputs: Inputs, attributes: Attributes) -> tuple[Array, ...]:
+    x, size = need(inputs, 0), attributes["size"]
+    before, after = (size - 1) // 2, size // 2
+    squares = np.pad(x**2, [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])
+    total = sliding_window_view(squares, size, axis=1).sum(axis=-1)
+    alpha, beta, bias = (
+        attributes.get(name, default) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+    )
+    return (x / (bias + alpha / size * total) ** beta,)
+
+
 def _hard_swish(inputs: Inputs, attributes: Attributes) -> tuple[Array, ...]:
     x = need(inputs, 0)
     return (x * np.clip(x / 6 + 0.5, 0, 1),)
@@ -302,6 +307,7 @@ KERNELS: dict[tuple[str, str], Kernel] = {
     ("", "Gelu"): _gelu,
     ("", "HardSigmoid"): _hard_sigmoid,
     ("", "HardSwish"): _hard_swish,
+    ("", "LRN"): _lrn,
     ("", "LeakyRelu"): _leaky_relu,
     ("", "QuantizeLinear"): _quantize,
     ("com.microsoft", "BiasGelu"): _gelu,

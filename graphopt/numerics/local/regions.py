@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import onnx.defs
 import onnx_ir as ir
 
+from graphopt.rewrite.paths import subgraphs
+
 TOO_LARGE = "the region is too large"
 _LARGEST = 400
 """Nodes of one side of a region, above which it is not looked at."""
@@ -99,7 +101,9 @@ class Region:
         found = set(self.values)
         for node in (*self.before, *self.after, *self.reached):
             found.update(value.name or "" for value in node.outputs)
-            found.update(value.name or "" for value in node.inputs if _is_constant(value))
+            found.update(
+                value.name or "" for value in node.inputs if value is not None and _is_constant(value)
+            )
         return found
 
 
@@ -110,7 +114,10 @@ def find_regions(before: Side, after: Side) -> Iterator[Region]:
     """
     # What became a constant is not common: ONNX Runtime puts [0, -1] under the name of a computed shape.
     common = (before.producers.keys() | before.inputs) & (after.producers.keys() | after.inputs)
-    found = (_region(name, before, after, common) for name in _changed(before, after, common))
+    constant = list(_constant_outputs(before, after))
+    common.update(constant)
+    changed = (*_changed(before, after, common), *constant)
+    found = (_region(name, before, after, common) for name in changed)
     yield from _merged(found, before, after)
 
 
@@ -118,6 +125,18 @@ def _changed(before: Side, after: Side, common: set[str]) -> Iterator[str]:
     for name, node in after.producers.items():
         former = before.producers.get(name)
         if name in common and former is not None and not _same(former, node, name, before, after):
+            yield name
+
+
+def _constant_outputs(before: Side, after: Side) -> Iterator[str]:
+    """The outputs of the model that are a constant on one side, or another one on each."""
+    for name in dict.fromkeys(value.name or "" for value in after.graph.outputs):
+        if name in before.constants and name in after.constants:
+            if before.content(name) != after.content(name):
+                yield name
+        elif (name in before.constants and name in after.producers) or (
+            name in after.constants and name in before.producers
+        ):
             yield name
 
 
@@ -194,13 +213,10 @@ def _upwards(name: str, side: Side, common: set[str], frontier: dict[str, None])
         nodes[node] = None
         if len(nodes) > _LARGEST:
             return list(nodes), TOO_LARGE
-        if any(
-            attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-            for attr in node.attributes.values()
-        ):
+        if any(subgraphs(node)):
             obstacle = f"it contains {node.op_type}"
-        for value in node.inputs:
-            if value is None or not value.name or value.name in side.constants:
+        for value in _read(node, side.graph):
+            if not value.name or value.name in side.constants:
                 continue
             if value.name in common and value.name != name:
                 frontier[value.name] = None
@@ -211,6 +227,15 @@ def _upwards(name: str, side: Side, common: set[str], frontier: dict[str, None])
             else:
                 frontier[value.name] = None
     return sorted(nodes, key=side.order.__getitem__), obstacle
+
+
+def _read(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Value]:
+    """The values of ``graph`` that a node reads, in its subgraphs as well."""
+    yield from (value for value in node.inputs if value is not None and value.graph is graph)
+    for _, inner in subgraphs(node):
+        yield from (value for value in inner.outputs if value.graph is graph)
+        for each in inner:
+            yield from _read(each, graph)
 
 
 def _merged(regions: Iterable[Region], before: Side, after: Side) -> Iterator[Region]:
@@ -244,9 +269,7 @@ def _join(regions: list[Region], before: Side, after: Side) -> Region:
     )
 
 
-def _is_constant(value: ir.Value | None) -> bool:
-    if value is None:
-        return False
+def _is_constant(value: ir.Value) -> bool:
     producer = value.producer()
     return value.is_initializer() or (producer is not None and _constant_of(producer) is not None)
 

@@ -152,16 +152,17 @@ class _Look:
             at.take(Judged("not checked", reason=str(obstacle)), region.values[0])
             return
         spread: dict[str, Array] | None = None
+        jumps = _has_edges(region)
         for name in region.values:
             left = old[name] if name in old else self._constant(0, name)
             right = new[name] if name in new else self._constant(1, name)
-            found = judge(left, right, activations[name])
+            found = judge(left, right, activations[name], jumps=jumps)
             if found.finding == "wrong" and left.dtype.kind == "f" and left.shape == right.shape:
                 # Where a few elements are left of a channel, the runtime may have been right by luck.
                 spread = self._spread(region, frontier, old) if spread is None else spread
                 if name in spread:
-                    found = judge(left, right, activations[name], spread[name])
-            if found.finding == "wrong" and found.share <= _EDGE_SHARE and _has_edges(region):
+                    found = judge(left, right, activations[name], spread[name], jumps=jumps)
+            if found.finding == "wrong" and found.share <= _EDGE_SHARE and jumps:
                 found = Judged("not checked", reason="some values lie on an edge between two results")
             at.take(found, name)
 
@@ -203,8 +204,9 @@ class _Look:
             for value in node.inputs:
                 if value is not None and value.name in self._constants[index] and value.name not in values:
                     array = self._constant(index, value.name)
-                    fixed = rounding is None or node.op_type in _SIZING
-                    values[value.name] = array if fixed else rounding(array)
+                    if rounding is not None and node.op_type not in _SIZING:
+                        array = rounding(array)
+                    values[value.name] = array
         opsets = self._sides[index].ir.opset_imports
         computed = evaluate(nodes, values, opsets, rounding, narrow=narrow)
         made = {value.name for node in nodes for value in node.outputs}
@@ -220,6 +222,11 @@ class _Capture:
     def __init__(self, path: Path, spec: SessionSpec, model: Model, names: list[str]) -> None:
         given = {port.name for port in model.interface().inputs}
         self._given = given
+        self._defaults = {
+            name: value.const_value
+            for name, value in model.ir.graph.initializers.items()
+            if name in given and value.const_value is not None
+        }
         proto = onnx.load(path, load_external_data=False)
         present = {info.name for info in proto.graph.output}
         proto.graph.output.extend(
@@ -239,7 +246,11 @@ class _Capture:
         asked = [name for name in names if name not in self._given]
         found = run_values(self._session, feed, frozenset(asked))[0] if asked else {}
         known = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
-        known.update({name: np.asarray(feed[name]) for name in names if name in self._given and name in feed})
+        for name in names:
+            if name in self._given and name in feed:
+                known[name] = np.asarray(feed[name])
+            elif name in self._defaults:
+                known[name] = np.asarray(self._defaults[name].numpy())
         if asked:
             self.bytes_each = max(sum(v.nbytes for v in known.values()) / len(asked), 1.0)
         return known
