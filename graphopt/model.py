@@ -268,9 +268,15 @@ class Model:
 
     def digest(self) -> str:
         """The SHA-256 of everything in the model, weights included, as hexadecimal."""
+        digest = hashlib.sha256()
         with paused_gc():
             proto = fidelity.to_proto(self.ir)
-            digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
+            for _, tensor in tensors(proto):
+                # Apart from the message, which could not be written with more than 2 GB of them.
+                if tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
+                    digest.update(tensor.raw_data)
+                    tensor.ClearField("raw_data")
+            digest.update(proto.SerializeToString(deterministic=True))
         for _, tensor in self._outside_tensors():
             digest.update(tensor.tobytes())
         return digest.hexdigest()

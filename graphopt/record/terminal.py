@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def _table(record: Record, shown: Iterable[PassEntry]) -> Table:
 
 
 def _row(entry: PassEntry) -> tuple[str | Text, ...]:
-    options = " ".join(f"{key}={value}" for key, value in entry.options.items())
+    options = " ".join(f"{key}={_option(value)}" for key, value in entry.options.items())
     label = " ".join(part for part in (entry.instance or entry.name, options) if part)
     if entry.round > 1:
         label += f" (round {entry.round})"
@@ -146,6 +147,10 @@ def _row(entry: PassEntry) -> tuple[str | Text, ...]:
         number(max_error(check.outputs if check else [])),
         verdict_text(state),
     )
+
+
+def _option(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def max_error(outputs: Iterable[OutputCheck]) -> float | None:
@@ -184,10 +189,12 @@ def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    worst = worst_output(record)
-    if worst is not None:
+    worst, reason = worst_output(record), _reason(record)
+    if worst is not None and not reason.startswith(f"{worst.name}: "):
         table.add_row(worst.name, describe(worst))
-    if result.verdict != "identical" and (reason := _reason(record)):
+    if (places := _places(record)) is not None:
+        table.add_row("places", places)
+    if result.verdict != "identical" and reason:
         table.add_row("verdict", Text(reason, style=_STYLES.get(result.verdict, "")))
     kept = f"metadata {result.metadata_kept} of {result.metadata_total}"
     if result.path:
@@ -205,6 +212,26 @@ def _reason(record: Record) -> str:
         return result.as_loaded.reason
     checks = [entry.check for entry in record.passes if entry.check is not None]
     return checks[-1].reason if checks else ""
+
+
+def _places(record: Record) -> str | None:
+    """How many of the places that were rewritten were looked at one by one; None where none were."""
+    assert record.result is not None
+    checks = [entry.check.local for entry in record.passes if entry.check is not None]
+    found = [local for local in (*checks, record.result.as_loaded.local) if local is not None]
+    if not found:
+        return None
+    clean = sum(local.clean for local in found)
+    reasons = Counter[str]()
+    for local in found:
+        reasons.update(local.not_checked)
+    text = f"{clean} right by themselves in float64"
+    if reasons:
+        shown = "; ".join(
+            f"{reason}{f' ({count})' if count > 1 else ''}" for reason, count in reasons.most_common(2)
+        )
+        text += f", {reasons.total()} not checked: {shown}"
+    return text
 
 
 def _foreign(result: ResultEntry) -> str:
