@@ -121,6 +121,6 @@ def _floats(before: Array, after: Array, captured: Array, spread: Array | None, 
         if beyond <= 4 * float(np.count_nonzero(jumped)) / before.size + _JUMPING:
             return Judged("clean", *found)
         ratio = float((each / limit).max())
-        return Judged("wrong", ratio, *found[1:], beyond, f"off in {beyond:.2%} of the elements")
+        return Judged("wrong", ratio, *found[1:], beyond, f"is off in {beyond:.2%} of its elements")
     share = float(np.count_nonzero(each > allowed.reshape(shape))) / before.size
     return Judged("wrong", *found, share, f"is off by {found[1]:.2g} on a scale of {found[2]:.2g}")

@@ -20,6 +20,7 @@ from graphopt.numerics.local.kernels import Array
 from graphopt.numerics.local.regions import Region, Side, find_regions
 from graphopt.numerics.runtime import SessionSpec
 from graphopt.numerics.served import run_values
+from graphopt.numerics.values import epsilon
 
 # Operators whose result jumps: an element that lies on the edge may fall to either side of it.
 _EDGES = frozenset(
@@ -159,7 +160,8 @@ class _Look:
             found = judge(left, right, activations[name], jumps=jumps)
             if found.finding == "wrong" and left.dtype.kind == "f" and left.shape == right.shape:
                 # Where a few elements are left of a channel, the runtime may have been right by luck.
-                spread = self._spread(region, frontier, old) if spread is None else spread
+                if spread is None:
+                    spread = self._spread(region, frontier, old, _unit(activations, region))
                 if name in spread:
                     found = judge(left, right, activations[name], spread[name], jumps=jumps)
             if found.finding == "wrong" and found.share <= _EDGE_SHARE and jumps:
@@ -167,7 +169,7 @@ class _Look:
             at.take(found, name)
 
     def _spread(
-        self, region: Region, frontier: Mapping[str, Array], exact: Mapping[str, Array]
+        self, region: Region, frontier: Mapping[str, Array], exact: Mapping[str, Array], unit: float
     ) -> dict[str, Array]:
         """How far random roundings of every constant and every result move the values of the region."""
         generator = np.random.default_rng(0)
@@ -175,7 +177,7 @@ class _Look:
         def rounded(array: Array) -> Array:
             if array.dtype.kind != "f":
                 return array
-            return array * (1 + _UNIT * generator.uniform(-1, 1, array.shape))
+            return array * (1 + unit * generator.uniform(-1, 1, array.shape))
 
         found: dict[str, Array] = {}
         for _ in range(_SAMPLES):
@@ -262,6 +264,12 @@ def _looked(region: Region) -> Looked:
     if region.obstacle:
         looked.take(Judged("not checked", reason=region.obstacle), region.values[0])
     return looked
+
+
+def _unit(activations: Mapping[str, Array], region: Region) -> float:
+    """The spacing at 1 of the coarsest float that the region gives; of float32 at least."""
+    given = (activations[name].dtype for name in region.values)
+    return max([_UNIT, *(epsilon(dtype) for dtype in given if dtype.kind not in "OUSbiu")])
 
 
 def _narrowings(nodes: Sequence[ir.Node]) -> int:

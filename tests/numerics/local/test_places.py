@@ -292,3 +292,18 @@ def test_a_step_behind_a_quantizer_is_seen_beside_a_value_on_its_edge(
     x = np.random.default_rng(0).standard_normal((20, 40)).astype(np.float32)
     x[3, 3] = 0.25
     assert only(look(tmp_path, before, after, x=x)).finding == finding
+
+
+def test_weights_rounded_to_half_are_no_fault_where_all_is_half(tmp_path: Path) -> None:
+    """Where large terms cancel, a folded weight is off by more than the runtime's one rounding of the sum."""
+    ports = "g (float16[N, 2] x) => (float16[N, 1] y)"
+    weight, scale = np.array([[1], [1.001]], np.float16), np.array(0.7, np.float16)
+    x = np.array([[100, -99], [98, -97], [-103, 104]], np.float16)
+    before = text("{ a = MatMul(x, w) y = Mul(a, s) }", ports, w=weight, s=scale)
+
+    def folded(number: float) -> onnx.ModelProto:
+        content = (number * weight.astype(np.float64) * float(scale)).astype(np.float16)
+        return text("{ y = MatMul(x, f) }", ports, f=content)
+
+    assert only(look(tmp_path, before, folded(1.0), x=x)).finding == "clean"
+    assert only(look(tmp_path, before, folded(3.0), x=x)).finding == "wrong"
