@@ -30,6 +30,11 @@ class ValueImage:
     type: ir.TypeProtocol | None
     shape: ir.Shape | None
 
+    @classmethod
+    def of(cls, value: ir.Value) -> ValueImage:
+        """Image a value."""
+        return cls(value.name or "", value.type, value.shape)
+
 
 @dataclass(frozen=True, slots=True)
 class NodeImage:
@@ -61,45 +66,83 @@ class NodeImage:
         return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
 
     @classmethod
-    def of(cls, node: ir.Node) -> NodeImage:
-        """Image a node. Tensors are taken by reference, subgraphs are copied."""
-        attributes = node.attributes.data.copy()
-        for name, attr in attributes.items():
-            if attr.type == ir.AttributeType.GRAPH and not attr.is_ref():
-                attributes[name] = ir.AttrGraph(name, _detached(attr.as_graph()))
-            elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
-                attributes[name] = ir.AttrGraphs(name, [_detached(g) for g in attr.as_graphs()])
+    def of(
+        cls,
+        node: ir.Node,
+        inputs: tuple[str | None, ...] | None = None,
+        outputs: tuple[ValueImage, ...] | None = None,
+    ) -> NodeImage:
+        """Image a node. Tensors are taken by reference, subgraphs are copied.
+
+        Args:
+            node: The node.
+            inputs: Its inputs, where they were others at the moment that the image shows.
+            outputs: Its outputs, likewise.
+        """
+        if inputs is None:
+            inputs = tuple(None if value is None else value.name for value in node.inputs)
         return cls(
             node.name or "",
             node.domain,
             node.op_type,
             node.overload,
-            tuple(None if value is None else value.name for value in node.inputs),
-            tuple(ValueImage(value.name or "", value.type, value.shape) for value in node.outputs),
-            MappingProxyType(attributes),
+            inputs,
+            outputs or tuple(ValueImage.of(value) for value in node.outputs),
+            MappingProxyType(_detached(node.attributes.data, {})),
             MappingProxyType(dict(node.metadata_props)),
         )
 
 
-def _detached(original: ir.Graph) -> ir.Graph:
-    # The copy of a subgraph must not count as a user of the outer values it names: a use that no
-    # graph owns would keep dead nodes alive. A stand-in of the same name carries the reference.
-    graph = original.clone(allow_outer_scope_values=True)
-    own = {value for node in graph.all_nodes() for value in node.outputs}
-    for inner in (graph, *graph.subgraphs()):
-        own.update(inner.inputs)
-        own.update(inner.initializers.values())
-    stand_ins: dict[ir.Value, ir.Value] = {}
-    for node in graph.all_nodes():
-        for index, value in enumerate(node.inputs):
-            if value is None or value in own:
-                continue
-            if value not in stand_ins:
-                stand_ins[value] = ir.Value(
-                    name=value.name, type=value.type, shape=value.shape, const_value=value.const_value
-                )
-            node.replace_input_with(index, stand_ins[value])
-    return graph
+def _detached(attributes: dict[str, ir.Attr], known: dict[ir.Value, ir.Value]) -> dict[str, ir.Attr]:
+    found = attributes.copy()
+    for name, attr in attributes.items():
+        if attr.type == ir.AttributeType.GRAPH and not attr.is_ref():
+            found[name] = ir.AttrGraph(name, _copy(attr.as_graph(), known))
+        elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
+            found[name] = ir.AttrGraphs(name, [_copy(graph, known) for graph in attr.as_graphs()])
+    return found
+
+
+def _copy(graph: ir.Graph, known: dict[ir.Value, ir.Value]) -> ir.Graph:
+    # Not Graph.clone: its copy counts as a user of the outer values that it reads, and a use that no
+    # graph owns keeps dead nodes alive; nor can it return an outer value. Here a stand-in of the same
+    # name carries the reference.
+    def same(value: ir.Value) -> ir.Value:
+        if value not in known:
+            known[value] = ir.Value(
+                name=value.name,
+                type=value.type,
+                shape=value.shape,
+                doc_string=value.doc_string,
+                const_value=value.const_value,
+                metadata_props=dict(value.metadata_props),
+            )
+        return known[value]
+
+    return ir.Graph(
+        [same(value) for value in graph.inputs],
+        [same(value) for value in graph.outputs],
+        nodes=[
+            ir.Node(
+                node.domain,
+                node.op_type,
+                [None if value is None else same(value) for value in node.inputs],
+                _detached(node.attributes.data, known),
+                overload=node.overload,
+                outputs=[same(value) for value in node.outputs],
+                version=node.version,
+                name=node.name,
+                doc_string=node.doc_string,
+                metadata_props=dict(node.metadata_props),
+            )
+            for node in graph
+        ],
+        initializers=[same(value) for value in graph.initializers.values()],
+        doc_string=graph.doc_string,
+        opset_imports=dict(graph.opset_imports),
+        name=graph.name,
+        metadata_props=dict(graph.metadata_props),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +151,12 @@ class Change:
 
     Attributes:
         site: Where.
-        removed: The nodes that went, as they were before, in graph order.
-        added: The nodes that came, as they are after, in graph order.
+        removed: The nodes that went, as they were before, each after those that it read.
+        added: The nodes that came, as they are after, each after those that it reads.
         replaced: Pairs (old value, value that took its uses), by the names they had before.
         renamed: Pairs (name before, name after) of values that took over the name of a graph output.
-        constants: The constant tensors that the removed or added nodes read, by name; by reference.
+        constants: The constant tensors that the removed or added nodes read, or that took the place of
+            a value or lost it, by name; by reference.
     """
 
     site: Site

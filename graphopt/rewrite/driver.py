@@ -14,7 +14,6 @@ from graphopt.rewrite import facts
 from graphopt.rewrite.changes import Change, Declined
 from graphopt.rewrite.gate import Gate, Site, SiteKey
 from graphopt.rewrite.passes import RewritePass
-from graphopt.rewrite.paths import root_name
 from graphopt.rewrite.rewriter import Rewriter
 from graphopt.rewrite.workspace import Scope, Workspace, scope_of
 
@@ -114,14 +113,17 @@ class Driver:
                     self._worklist.push(node)
         cap = _REWRITES_PER_ROOT + _REWRITES_PER_NODE * total
         self._drain(cap)
+        self._visit_initializers()
         if self._changes:
             # A rewrite further on may have taken away what a place was declined for.
             for place in list(self._declined):
                 if isinstance(place, ir.Node):
                     self._worklist.push(place)
+                elif place.is_initializer():
+                    self._visit(place)
             self._drain(cap)
-        self._visit_initializers()
-        return Rewritten(tuple(self._changes), dict(Counter(self._declined.values())))
+        reasons = (reason for place, reason in self._declined.items() if place.graph is not None)
+        return Rewritten(tuple(self._changes), dict(Counter(reasons)))
 
     def _drain(self, cap: int) -> None:
         while (node := self._worklist.pop()) is not None:
@@ -135,31 +137,46 @@ class Driver:
             return False
         return not self._functions or node.op_identifier() not in self._functions
 
-    def _visit(self, node: ir.Node) -> None:
-        scope = scope_of(node.graph)
-        if self._step.min_opset > 1 and node.domain == "" and facts.opset(node) < self._step.min_opset:
-            self._declined[node] = f"the opset is below {self._step.min_opset}"
-            return
-        if self._space.pinned and any(self._space.is_pinned(value) for value in node.outputs):
-            self._declined[node] = "a subgraph returns the value by name"
-            return
+    def _visit(self, place: ir.Node | ir.Value) -> None:
+        scope = scope_of(place.graph)
         try:
-            match = self._step.match(node)
+            match = self._match(place, scope)
         except facts.UnknownAttribute:
             match = Declined("an attribute is a parameter of the function")
         except GraphoptError:
             raise
         except Exception as error:
-            raise self._fault("matching", node.name, error) from error
-        if match is None or isinstance(match, Declined):
-            self._note(node, match)
+            raise self._fault("matching", f"'{place.name or self._root(place)}'", error) from error
+        if isinstance(match, Declined):
+            self._declined[place] = match.reason
             return
-        self._declined.pop(node, None)
-        op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        self._apply(scope, match, root_name(node), node.name or "", op, node)
+        self._declined.pop(place, None)
+        if match is not None:
+            self._apply(scope, match, place)
 
-    def _apply(self, scope: Scope, match: Any, root: str, name: str, op: str, node: ir.Node | None) -> None:
-        site = self._book.site(self._instance, scope, root, name, op)
+    def _match(self, place: ir.Node | ir.Value, scope: Scope) -> Any:
+        is_node = isinstance(place, ir.Node)
+        lowest = self._step.min_opset
+        if lowest > 1 and not (is_node and place.domain):
+            version = facts.opset(place) if is_node else scope.opset()
+            if version < lowest:
+                return Declined(f"the opset is below {lowest}")
+        match = self._step.match(place) if is_node else self._step.match_initializer(place)
+        if match is not None and not isinstance(match, Declined) and self._space.pinned:
+            values = place.outputs if is_node else (place,)
+            if any(self._space.is_pinned(value) for value in values):
+                return Declined("a subgraph returns the value by name")
+        return match
+
+    def _root(self, place: ir.Node | ir.Value) -> str:
+        return self._space.root_name(place) if isinstance(place, ir.Node) else place.name or ""
+
+    def _apply(self, scope: Scope, match: Any, place: ir.Node | ir.Value) -> None:
+        node = place if isinstance(place, ir.Node) else None
+        op = "initializer"
+        if node is not None:
+            op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        site = self._book.site(self._instance, scope, self._root(place), place.name or "", op)
         if not self._book.admit(site):
             return
         if site.key.count >= _REWRITES_PER_ROOT:
@@ -171,7 +188,7 @@ class Driver:
         except GraphoptError:
             raise
         except Exception as error:
-            raise self._fault("rewriting", name, error, site) from error
+            raise self._fault("rewriting", str(site.key), error, str(site.key)) from error
         if not rewriter.changed:
             raise PassError(
                 f"Pass '{self._instance}' matched at {site.key} but changed nothing: its match must"
@@ -187,26 +204,16 @@ class Driver:
     def _visit_initializers(self) -> None:
         if type(self._step).match_initializer is RewritePass.match_initializer:
             return
-        for scope in self._space.scopes:
+        for scope in list(self._space.scopes):
             for value in list(scope.graph.initializers.values()):
-                match = self._step.match_initializer(value)
-                if match is None or isinstance(match, Declined):
-                    self._note(value, match)
-                else:
-                    self._apply(scope, match, value.name or "", value.name or "", "initializer", None)
+                if value.is_initializer():  # not dropped by a rewrite since
+                    self._visit(value)
 
-    def _note(self, place: ir.Node | ir.Value, match: Declined | None) -> None:
-        if match is None:
-            self._declined.pop(place, None)
-        else:
-            self._declined[place] = match.reason
-
-    def _fault(self, doing: str, name: str | None, error: Exception, site: Site | None = None) -> PassError:
-        where = str(site.key) if site else f"node '{name}'"
+    def _fault(self, doing: str, where: str, error: Exception, site: str | None = None) -> PassError:
         return PassError(
             f"Pass '{self._instance}' failed while {doing} at {where}: {type(error).__name__}: {error}",
             pass_name=self._instance,
-            site=str(site.key) if site else None,
+            site=site,
         )
 
     def _not_converged(self, count: int, site: Site | None = None) -> NotConverged:

@@ -23,11 +23,7 @@ def opset(node: ir.Node, domain: str = "") -> int:
     """The version of ``domain`` that ``node`` follows; 0 where the model does not import it."""
     if node.version is not None and node.domain == domain:
         return node.version
-    opsets = scope_of(node.graph).opsets
-    version = opsets.get(domain)
-    if version is None and domain == "":
-        version = opsets.get("ai.onnx")
-    return 0 if version is None else version
+    return scope_of(node.graph).opset(domain)
 
 
 def in_function(node: ir.Node) -> bool:
@@ -145,25 +141,51 @@ _DEEPEST = 8
 def dtype(value: ir.Value | None) -> ir.DataType | None:
     """The element type of a tensor, None where unknown or not a tensor.
 
-    Where the model does not declare it, a few producers are followed whose result type is that of
-    their first input, or fixed.
+    What the producer says counts, through operators whose result has the type of their first input; a
+    declaration that contradicts it, as converters to float16 leave them behind, makes the type unknown.
     """
-    for _ in range(_DEEPEST):
+    if value is None:
+        return None
+    declared = _declared_dtype(value)
+    computed = _computed_dtype(value)
+    if computed is None or value.type is None:
+        return computed or declared
+    return declared if computed == declared else None
+
+
+def _declared_dtype(value: ir.Value) -> ir.DataType | None:
+    return value.type.dtype if isinstance(value.type, ir.TensorType) else None
+
+
+def _computed_dtype(value: ir.Value | None) -> ir.DataType | None:
+    """What the nodes above say, as far as they are followed; at their end a declaration counts."""
+    for step in range(_DEEPEST):
         if value is None:
             return None
-        if value.type is not None:
-            return value.type.dtype if isinstance(value.type, ir.TensorType) else None
+        if (tensor := _content(value)) is not None:
+            return tensor.dtype
         node = value.producer()
         if node is None or node.domain != "":
-            return None
+            break
         if node.op_type in _INT64_RESULT:
             return ir.DataType.INT64
         if node.op_type == "Cast":
-            return ir.DataType(attribute(node, "to"))
-        if node.op_type not in _SAME_TYPE or not node.inputs:
-            return None
-        value = node.inputs[0]
-    return None
+            to = node.attributes.get("to")
+            return None if to is None or to.is_ref() else ir.DataType(to.as_int())
+        if node.op_type == "CastLike" and len(node.inputs) > 1:
+            value = node.inputs[1]
+        elif node.op_type in _SAME_TYPE and node.inputs:
+            value = node.inputs[0]
+        else:
+            return None if step == 0 else _declared_dtype(value)
+    return None if value is None else _declared_dtype(value)
+
+
+def _content(value: ir.Value) -> ir.TensorProtocol | None:
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    return _constant_attribute(node) if node is not None and is_op(node, "Constant") else None
 
 
 def shape(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
@@ -232,8 +254,17 @@ def replaceable(old: ir.Value, new: ir.Value | None) -> Declined | None:
         return Declined("a subgraph returns the value by name")
     if old.is_graph_output():
         return _output_replaceable(old, new)
-    if new.name in space.shared_names and any(use.node.graph is not new.graph for use in old.uses()):
-        return Declined("the name means another value in a subgraph")
+    return _unreadable(old, new)
+
+
+def _unreadable(old: ir.Value, new: ir.Value) -> Declined | None:
+    """Why ``new`` cannot be read by its name in every graph where ``old`` is read."""
+    space, owner = scope_of(old.graph).space, new.graph
+    for graph in {use.node.graph: None for use in old.uses() if use.node.graph is not owner}:
+        if not space.encloses(owner, graph):
+            return Declined("the replacement is not defined there")
+        if any(space.encloses(inner, graph) for inner in space.redefined(new.name or "", owner)):
+            return Declined("the name means another value in a subgraph")
     return None
 
 
@@ -261,4 +292,7 @@ def _output_replaceable(old: ir.Value, new: ir.Value) -> Declined | None:
         return Declined("two graph outputs would become one")
     if scope.space.is_pinned(new):
         return Declined("a subgraph returns the value by name")
+    # The value takes over the name, and stands before subgraphs that may have used it for another.
+    if scope.space.redefined(old.name or "", scope.graph):
+        return Declined("the name means another value in a subgraph")
     return None

@@ -20,7 +20,7 @@ class SiteKey:
     Attributes:
         instance: The pass instance: its name, with ``#2`` appended at its second use in a pipeline.
         graph: The path of the graph, empty for the main graph.
-        root: The name of the first output of the root node.
+        root: The name of the first output of the root node, before any rewrite gave it another.
         count: How many times this pass had rewritten this root before.
     """
 

@@ -11,15 +11,24 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+Held = tuple[str, ir.Graph, "ir.Node | None"]
+"""The path of a graph, the graph, and the node that holds it; None for a main graph or a function."""
+
 
 def graph_paths(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
     """Every graph of ``model`` with its path: the main graph, its subgraphs, then the functions.
 
     The order is that of the nodes, depth first, and so the same on every run.
     """
-    yield from _walk("", model.graph)
+    for path, graph, _ in held_graphs(model):
+        yield path, graph
+
+
+def held_graphs(model: ir.Model) -> Iterator[Held]:
+    """Like `graph_paths`, with the node that holds each subgraph."""
+    yield from walk("", model.graph)
     for function in model.functions.values():
-        yield from _walk(function_path(function), function.graph)
+        yield from walk(function_path(function), function.graph)
 
 
 def function_path(function: ir.Function) -> str:
@@ -45,16 +54,18 @@ def root_name(node: ir.Node) -> str:
     return next((value.name for value in node.outputs if value.name), node.name or "")
 
 
-def _walk(path: str, graph: ir.Graph) -> Iterator[tuple[str, ir.Graph]]:
-    stack = [(path, graph)]
+def held_by(node: ir.Node, path: str) -> Iterator[Held]:
+    """The subgraphs of a node that stands in the graph of this path."""
+    prefix = f"{path}>" if path else ""
+    for name, graph in subgraphs(node):
+        yield f"{prefix}{root_name(node)}.{name}", graph, node
+
+
+def walk(path: str, graph: ir.Graph, holder: ir.Node | None = None) -> Iterator[Held]:
+    """A graph and all within it, depth first."""
+    stack: list[Held] = [(path, graph, holder)]
     while stack:
-        path, graph = stack.pop()
-        yield path, graph
-        prefix = f"{path}>" if path else ""
-        inner = [
-            (f"{prefix}{root_name(node)}.{name}", subgraph)
-            for node in graph
-            if node.attributes
-            for name, subgraph in subgraphs(node)
-        ]
+        path, graph, holder = stack.pop()
+        yield path, graph, holder
+        inner = [held for node in graph if node.attributes for held in held_by(node, path)]
         stack.extend(reversed(inner))

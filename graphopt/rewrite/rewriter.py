@@ -6,7 +6,8 @@ after a counter, so that the names of later sites do not depend on which earlier
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -15,13 +16,14 @@ import onnx_ir as ir
 
 from graphopt.errors import PassError
 from graphopt.rewrite import facts
-from graphopt.rewrite.changes import Change, NodeImage
+from graphopt.rewrite.changes import Change, NodeImage, ValueImage
 from graphopt.rewrite.gate import Site
 from graphopt.rewrite.paths import subgraphs
 from graphopt.rewrite.workspace import Scope, Workspace, scope_of
 
 PASS_KEY = "graphopt.pass"
 SITE_KEY = "graphopt.site"
+_LONGEST_ROOT = 160
 
 
 class Rewriter:
@@ -38,9 +40,10 @@ class Rewriter:
         self._space = space
         self._scope = scope
         self._added: dict[ir.Node, None] = {}
-        self._images: dict[ir.Node, NodeImage] = {}
+        self._made: list[ir.Value] = []
+        self._before: dict[ir.Value, ValueImage] = {}
         self._removed: list[NodeImage] = []
-        self._replaced: list[tuple[str, str]] = []
+        self._replaced: list[tuple[ir.Value, str, str]] = []
         self._renamed: list[tuple[str, str]] = []
         self._moved: dict[tuple[ir.Node, int], str] = {}
         self._constants: dict[str, ir.TensorProtocol] = {}
@@ -109,7 +112,8 @@ class Rewriter:
         place = before or self.root
         if place is None or place.graph is not self._scope.graph:
             raise self._error("adds a node where the site's graph has no place for it")
-        if domain not in self._scope.opsets and not (domain == "" and "ai.onnx" in self._scope.opsets):
+        domain = "" if domain == "ai.onnx" else domain
+        if not self._scope.opset(domain):
             raise self._error(f"adds a node of domain '{domain}', which the model does not import")
         name = self._fresh(role)
         values = [ir.Value(name=name if i == 0 else self._fresh(f"{role}.{i}")) for i in range(outputs)]
@@ -127,25 +131,34 @@ class Rewriter:
         self._scope.forget_order()
         self._space.operators.add((domain, op_type))
         self._added[node] = None
+        for scope in self._space.adopt(node):
+            self.touched.update(dict.fromkeys(scope.graph))
         return tuple(values)
 
-    def initializer(self, content: np.ndarray[Any, Any] | ir.TensorProtocol, *, role: str) -> ir.Value:
+    def initializer(
+        self, content: np.ndarray[Any, Any] | np.generic | ir.TensorProtocol, *, role: str
+    ) -> ir.Value:
         """Add a constant: an initializer, or a Constant node in a function, which has no initializers."""
-        tensor = ir.tensor(content) if isinstance(content, np.ndarray) else content
+        # Arithmetic on arrays of rank 0 gives numpy scalars.
+        is_numpy = isinstance(content, np.ndarray | np.generic)
+        tensor = ir.tensor(np.asarray(content)) if is_numpy else content
+        graph = self._scope.graph
         if self._scope.is_body:
-            value = self.op("Constant", [], role=role, attributes={"value": tensor})
+            # At the very start, as it may be read by a node that is put before the root.
+            value = self.op("Constant", [], role=role, attributes={"value": tensor}, before=graph[0])
             value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
             return value
-        name = self._fresh(role)
-        if tensor.name != name and isinstance(tensor, ir.Tensor):
-            tensor.name = name
         value = ir.Value(
-            name=name,
+            name=self._fresh(role),
             type=ir.TensorType(tensor.dtype),
             shape=ir.Shape(tensor.shape.numpy()),
             const_value=tensor,
         )
-        self._scope.graph.register_initializer(value)
+        if self._space.model.ir_version < 4:
+            # There an initializer must be an input as well, and most subgraphs may have no inputs.
+            graph = self._space.model.graph
+        graph.register_initializer(value)
+        self._made.append(value)
         return value
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
@@ -162,10 +175,11 @@ class Rewriter:
             raise self._error(f"replaces '{old.name}' by '{new.name}' although {declined.reason}")
         producer = old.producer()
         if producer is not None:
-            self._image(producer)
             self._suspects.append(producer)
-        old_name, new_name = old.name or "", new.name or ""
-        self._replaced.append((old_name, new_name))
+        self._note_constants((old, new))
+        old_name = self._name_before(old)
+        self._replaced.append((old, old_name, self._name_before(new)))
+        self._before.setdefault(new, ValueImage.of(new))
         self._inherit(old, new)
         if old.is_graph_output():
             self._take_output(old, new)
@@ -180,6 +194,8 @@ class Rewriter:
         Raises:
             PassError: An output is still read, is a graph output, or is returned by name.
         """
+        if node.graph is None:
+            raise self._error(f"erases node '{node.name}', which is gone already")
         if not self._is_dead(node):
             raise self._error(f"erases node '{node.name}' whose output is still used")
         self._remove(node)
@@ -195,7 +211,11 @@ class Rewriter:
         self._drop(value)
 
     def commit(self) -> Change:
-        """Remove what the rewrite left dead and say what was done. Called by the driver."""
+        """Remove what the rewrite left dead and say what was done. Called by the driver.
+
+        Raises:
+            PassError: A node that was added shares a subgraph with one that stays.
+        """
         for node in self._added:
             if self._is_dead(node):
                 self._suspects.append(node)
@@ -203,18 +223,22 @@ class Rewriter:
             node = self._suspects.pop()
             if node.graph is not None and self._is_dead(node):
                 self._remove(node)
-        added = [node for node in self._added if node.graph is not None]
-        for node in added:
+        for value in (*self._made, *(old for old, _, _ in self._replaced)):
+            if value.producer() is None:
+                self._released(value)
+        for node in self._added:
+            if any(len(scope_of(graph).holders) > 1 for _, graph in subgraphs(node)):
+                raise self._error(f"gives node '{node.name}' a subgraph of a node that stays")
             self.touched[node] = None
-            self._note_constants(node)
+            self._note_constants(node.inputs)
             for value in node.outputs:
                 for use in value.uses():
                     self.touched[use.node] = None
         return Change(
             self.site,
-            tuple(reversed(self._removed)),
-            tuple(NodeImage.of(node) for node in added),
-            tuple(self._replaced),
+            _in_order(self._removed),
+            tuple(NodeImage.of(node) for node in self._added),
+            tuple((old, new) for _, old, new in self._replaced),
             tuple(self._renamed),
             MappingProxyType(self._constants),
         )
@@ -222,12 +246,12 @@ class Rewriter:
     @property
     def changed(self) -> bool:
         """Whether the rewrite has done anything."""
-        return bool(self._removed or self._added or self._replaced or self._dropped)
+        return bool(self._removed or self._added or self._moved or self._renamed or self._dropped)
 
     def _fresh(self, role: str) -> str:
         key = self.site.key
         count = f".{key.count}" if key.count else ""
-        return self._space.fresh(f"{key.root}/{key.instance}.{role}{count}")
+        return self._space.fresh(f"{_shortened(key.root)}/{key.instance}.{role}{count}")
 
     def _error(self, what: str) -> PassError:
         key = self.site.key
@@ -238,9 +262,9 @@ class Rewriter:
             site=str(key),
         )
 
-    def _image(self, node: ir.Node) -> None:
-        if node not in self._images and node not in self._added:
-            self._images[node] = NodeImage.of(node)
+    def _name_before(self, value: ir.Value) -> str:
+        image = self._before.get(value)
+        return (value.name or "") if image is None else image.name
 
     def _inherit(self, old: ir.Value, new: ir.Value) -> None:
         is_new = new.producer() in self._added
@@ -252,9 +276,9 @@ class Rewriter:
     def _take_output(self, old: ir.Value, new: ir.Value) -> None:
         scope = scope_of(old.graph)
         name, former = old.name or "", new.name or ""
-        producer = new.producer()
-        if producer is not None:
-            self._image(producer)
+        for value in (old, new):
+            self._space.keep_root_name(value.producer())
+        self._before.setdefault(old, ValueImage.of(old))
         scope.swap_output(old, new)
         old.name = self._fresh("former")
         new.name = name
@@ -282,10 +306,10 @@ class Rewriter:
             del self._added[node]
         else:
             self._removed.append(self._image_before(node))
-            self._note_constants(node)
         inputs = [value for value in node.inputs if value is not None]
-        for _, subgraph in subgraphs(node):
-            inputs.extend(_detach(subgraph))
+        for subgraph in self._space.release(node):
+            inputs.extend(self._detach(subgraph))
+        self._note_constants(inputs)
         graph = node.graph
         assert graph is not None
         for index in range(len(node.inputs)):
@@ -295,16 +319,12 @@ class Rewriter:
             self._released(value)
 
     def _image_before(self, node: ir.Node) -> NodeImage:
-        image = self._images.get(node) or NodeImage.of(node)
-        if not self._moved:
-            return image
-        inputs = tuple(self._moved.get((node, i), name) for i, name in enumerate(image.inputs))
-        if inputs == image.inputs:
-            return image
-        return NodeImage(
-            image.name, image.domain, image.op_type, image.overload, inputs, image.outputs,
-            image.attributes, image.metadata,
-        )  # fmt: skip
+        inputs = tuple(
+            self._moved.get((node, index), None if value is None else self._name_before(value))
+            for index, value in enumerate(node.inputs)
+        )
+        outputs = tuple(self._before.get(value) or ValueImage.of(value) for value in node.outputs)
+        return NodeImage.of(node, inputs, outputs)
 
     def _released(self, value: ir.Value) -> None:
         producer = value.producer()
@@ -324,15 +344,28 @@ class Rewriter:
         graph, name = value.graph, value.name
         assert graph is not None
         assert name is not None
-        if value.const_value is not None:
-            self._constants.setdefault(name, value.const_value)
         if value.is_graph_input():
             graph.inputs.remove(value)
+        if value not in self._made:
+            self._note_constants((value,))
+            self._dropped.append(name)
         del graph.initializers[name]
-        self._dropped.append(name)
 
-    def _note_constants(self, node: ir.Node) -> None:
-        for value in node.inputs:
+    def _detach(self, graph: ir.Graph) -> list[ir.Value]:
+        # The nodes inside must stop counting as users of outer values, and as places to rewrite.
+        freed: list[ir.Value] = []
+        for node in list(graph):
+            for subgraph in self._space.release(node):
+                freed.extend(self._detach(subgraph))
+            freed.extend(value for value in node.inputs if value is not None and value.graph is not graph)
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+        graph.remove(list(graph))
+        graph.initializers.clear()
+        return freed
+
+    def _note_constants(self, values: Iterable[ir.Value | None]) -> None:
+        for value in values:
             if value is not None and value.is_initializer() and value.const_value is not None:
                 self._constants[value.name or ""] = value.const_value
 
@@ -345,15 +378,26 @@ def _attributes(values: Mapping[str, Any]) -> list[ir.Attr]:
     ]
 
 
-def _detach(graph: ir.Graph) -> list[ir.Value]:
-    # The nodes inside must stop counting as users of outer values, and as places to rewrite.
-    freed: list[ir.Value] = []
-    for node in list(graph):
-        for _, subgraph in subgraphs(node):
-            freed.extend(_detach(subgraph))
-        freed.extend(value for value in node.inputs if value is not None and value.graph is not graph)
-        for index in range(len(node.inputs)):
-            node.replace_input_with(index, None)
-    graph.remove(list(graph))
-    graph.initializers.clear()
-    return freed
+def _shortened(root: str) -> str:
+    # A root that is itself a derived name, again and again, would make names grow without end.
+    if len(root) <= _LONGEST_ROOT:
+        return root
+    return f"{root[:_LONGEST_ROOT]}~{hashlib.sha256(root.encode()).hexdigest()[:12]}"
+
+
+def _in_order(images: Sequence[NodeImage]) -> tuple[NodeImage, ...]:
+    """Removed nodes, readers first but for what was replaced, in an order in which they could run."""
+    if len(images) < 2:
+        return tuple(images)
+    producers = {value.name: image for image in images for value in image.outputs if value.name}
+    done: dict[int, NodeImage] = {}
+    stack = list(images)
+    while stack:
+        image = stack[-1]
+        before = (producers.get(name) for name in image.inputs if name)
+        waiting = [producer for producer in before if producer is not None and id(producer) not in done]
+        if waiting and id(image) not in done:
+            stack.extend(reversed(waiting))
+        else:
+            done.setdefault(id(image), stack.pop())
+    return tuple(done.values())

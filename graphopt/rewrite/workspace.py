@@ -5,12 +5,13 @@ Built once in linear time and kept true by the `Rewriter`. A pass reaches it thr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from graphopt.rewrite.paths import function_path, graph_paths
+from graphopt.rewrite.paths import held_by, held_graphs, root_name, subgraphs, walk
 
 _META = "graphopt.scope"
 
@@ -25,6 +26,8 @@ class Scope:
         opsets: The opset versions that its nodes follow.
         is_function: Whether it is, or lies in, a model-local function.
         is_body: Whether it is itself the body of a function, which holds no initializers.
+        holders: The nodes that hold it as a subgraph: one, or for the time of a rewrite the node that
+            goes and the one that takes its place.
     """
 
     path: str
@@ -33,8 +36,16 @@ class Scope:
     is_function: bool
     is_body: bool
     space: Workspace
+    holders: list[ir.Node]
     _order: dict[ir.Node, int] | None = None
     _outputs: dict[ir.Value, list[int]] | None = None
+
+    def opset(self, domain: str = "") -> int:
+        """The version of ``domain`` that is imported; 0 where none is."""
+        version = self.opsets.get(domain)
+        if version is None and domain == "":
+            version = self.opsets.get("ai.onnx")
+        return 0 if version is None else version
 
     def order(self) -> dict[ir.Node, int]:
         """The position of each node; numbered anew after an insertion, as a removal keeps the order."""
@@ -71,54 +82,83 @@ class Workspace:
         model: The model.
         scopes: Its graphs in a fixed order: the main graph, its subgraphs, then the functions.
         names: All names of values, over all scopes.
-        shared_names: Names that more than one value bears, in different scopes.
+        doubles: For a name that more than one value bears, the graphs that define it, but for the
+            first one: an inner graph comes after those around it.
         operators: Every (domain, operator) that occurs, or did before a rewrite.
         answers: Whether a constant is this number throughout, as far as it was asked.
-        pinned: Names that a subgraph returns without defining them: they refer to an outer value by
+        pinned: How many subgraphs return a name without defining it: it refers to an outer value by
             name alone, so that value can be neither renamed nor removed.
+        roots: What nodes were called in keys before an output of theirs took another name.
     """
 
     model: ir.Model
     scopes: list[Scope] = field(default_factory=list[Scope])
     names: set[str] = field(default_factory=set[str])
-    shared_names: set[str] = field(default_factory=set[str])
-    pinned: set[str] = field(default_factory=set[str])
+    doubles: dict[str, dict[ir.Graph, None]] = field(default_factory=dict[str, dict[ir.Graph, None]])
+    pinned: Counter[str] = field(default_factory=Counter[str])
+    roots: dict[ir.Node, str] = field(default_factory=dict[ir.Node, str])
     operators: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     answers: dict[tuple[ir.Value, float], bool] = field(default_factory=dict[tuple[ir.Value, float], bool])
 
     def __post_init__(self) -> None:
-        functions = {function_path(function): function for function in self.model.functions.values()}
-        for path, graph in graph_paths(self.model):
-            self._enter(path, graph, functions)
+        functions = {function.graph: function for function in self.model.functions.values()}
+        for path, graph, holder in held_graphs(self.model):
+            self._enter(path, graph, holder, functions.get(graph))
 
-    def _enter(self, path: str, graph: ir.Graph, functions: dict[str, ir.Function]) -> None:
-        owner = path.partition(">")[0]
-        function = functions.get(owner)
-        opsets = function.opset_imports if function is not None else self.model.opset_imports
-        is_body = function is not None and path == owner
-        scope = Scope(path, graph, opsets, function is not None, is_body, self)
+    def _enter(
+        self, path: str, graph: ir.Graph, holder: ir.Node | None, function: ir.Function | None = None
+    ) -> Scope:
+        if holder is not None:
+            around = scope_of(holder.graph)
+            scope = Scope(path, graph, around.opsets, around.is_function, False, self, [holder])
+        elif function is not None:
+            scope = Scope(path, graph, function.opset_imports, True, True, self, [])
+        else:
+            scope = Scope(path, graph, self.model.opset_imports, False, False, self, [])
         graph.meta[_META] = scope
         self.scopes.append(scope)
         for value in graph.inputs:
-            self._name(value)
+            self._name(value, graph)
         for value in graph.initializers.values():
             if not value.is_graph_input():
-                self._name(value)
+                self._name(value, graph)
         for node in graph:
             self.operators.add((node.domain, node.op_type))
             for value in node.outputs:
-                self._name(value)
-        for value in graph.outputs:
-            if value.producer() is None and not value.is_graph_input() and not value.is_initializer():
-                self.pinned.add(value.name or "")
+                self._name(value, graph)
+        self.pinned.update(_returned_by_name(graph))
+        return scope
 
-    def _name(self, value: ir.Value) -> None:
+    def _name(self, value: ir.Value, graph: ir.Graph) -> None:
         name = value.name
         if not name:
             return
         if name in self.names:
-            self.shared_names.add(name)
+            self.doubles.setdefault(name, {})[graph] = None
         self.names.add(name)
+
+    def adopt(self, node: ir.Node) -> list[Scope]:
+        """Take in the subgraphs of a new node; returns the scopes of those that were not known before."""
+        found: list[Scope] = []
+        for path, graph, _ in held_by(node, scope_of(node.graph).path):
+            known = graph.meta.get(_META)
+            # A clone has the meta of its original.
+            if isinstance(known, Scope) and known.graph is graph and known.space is self:
+                known.holders.append(node)
+            else:
+                found.extend(self._enter(*held) for held in walk(path, graph, node))
+        return found
+
+    def release(self, node: ir.Node) -> list[ir.Graph]:
+        """Note that a node goes; returns its subgraphs, which go with it, but for those handed on."""
+        going: list[ir.Graph] = []
+        for _, graph in subgraphs(node):
+            scope = scope_of(graph)
+            scope.holders.remove(node)
+            if not scope.holders:
+                going.append(graph)
+                self.pinned -= Counter(_returned_by_name(graph))
+        return going
 
     def nodes(self) -> Iterator[ir.Node]:
         """All nodes, graph by graph."""
@@ -129,12 +169,47 @@ class Workspace:
         """Whether a subgraph may refer to ``value`` by name alone."""
         return bool(self.pinned) and value.name in self.pinned
 
+    def encloses(self, outer: ir.Graph | None, graph: ir.Graph | None) -> bool:
+        """Whether ``graph`` is ``outer`` or lies within it; all lies within None."""
+        while graph is not outer and graph is not None:
+            holders = scope_of(graph).holders
+            graph = holders[-1].graph if holders else None
+        return graph is outer
+
+    def redefined(self, name: str, within: ir.Graph | None) -> list[ir.Graph]:
+        """The graphs inside another one that define ``name`` anew."""
+        return [
+            graph
+            for graph in self.doubles.get(name, ())
+            if graph is not within and self.encloses(within, graph)
+        ]
+
+    def root_name(self, node: ir.Node) -> str:
+        """What a node is called in keys: what it was called when the workspace was built."""
+        return self.roots.get(node) or root_name(node)
+
+    def keep_root_name(self, node: ir.Node | None) -> None:
+        """Note that an output of a node is about to get another name.
+
+        Were the node called after it, a rewrite that was denied could be done under another key.
+        """
+        if node is not None:
+            self.roots.setdefault(node, root_name(node))
+
     def fresh(self, name: str) -> str:
         """Reserve ``name``, made unique by underscores: the same name on every run, unlike a counter."""
         while name in self.names:
             name += "_"
         self.names.add(name)
         return name
+
+
+def _returned_by_name(graph: ir.Graph) -> list[str]:
+    return [
+        value.name or ""
+        for value in graph.outputs
+        if value.producer() is None and not value.is_graph_input() and not value.is_initializer()
+    ]
 
 
 def scope_of(graph: ir.Graph | None) -> Scope:
