@@ -391,13 +391,14 @@ def _in_order(images: Sequence[NodeImage]) -> tuple[NodeImage, ...]:
         return tuple(images)
     producers = {value.name: image for image in images for value in image.outputs if value.name}
     done: dict[int, NodeImage] = {}
+    entered: set[int] = set()
     stack = list(images)
     while stack:
         image = stack[-1]
-        before = (producers.get(name) for name in image.inputs if name)
-        waiting = [producer for producer in before if producer is not None and id(producer) not in done]
-        if waiting and id(image) not in done:
-            stack.extend(reversed(waiting))
-        else:
+        if id(image) in entered:
             done.setdefault(id(image), stack.pop())
+            continue
+        entered.add(id(image))
+        before = [producers[name] for name in image.inputs if name in producers]
+        stack.extend(producer for producer in reversed(before) if id(producer) not in entered)
     return tuple(done.values())

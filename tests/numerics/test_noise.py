@@ -247,7 +247,7 @@ def chain(length: int) -> onnx.ModelProto:
     for index in range(length):
         body.append(f"a{index} = Mul({last}, c)")
         last = f"a{index}"
-    return proto(f"main (float[64] x) => (y) {{ {' '.join(body)} y = Add({last}, c) }}", c=np.float32(1.1))
+    return proto(f"main (float[4096] x) => (y) {{ {' '.join(body)} y = Add({last}, c) }}", c=np.float32(1.1))
 
 
 class TestFloor:
