@@ -19,6 +19,7 @@ values, would become infinite: a model that holds such values keeps them beyond 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import os
@@ -176,7 +177,7 @@ class _Writer:
         self._amplitude = amplitude
         self._opset = opset
         self._fill = fill and opset >= 9
-        self._seeds = itertools.count(1)
+        self._numbers = itertools.count(1)
 
     def graph(self, scope: Scope, outer: frozenset[str]) -> None:
         """Instrument a graph and those inside it.
@@ -220,10 +221,10 @@ class _Writer:
                 self._done.untold.append(name)
             if elem not in _EPS:
                 continue
-            seed = next(self._seeds)
-            raw = f"{_PREFIX}{seed}"
+            number = next(self._numbers)
+            raw = f"{_PREFIX}{number}"
             node.output[position] = raw
-            added.extend(self._noise(node, raw, name, elem, seed))
+            added.extend(self._noise(node, raw, name, elem, _seed(number)))
             self._done.sites += 1
         return added
 
@@ -323,6 +324,13 @@ def _units(node: onnx.NodeProto) -> float:
         return max(1.0, 0.4 * math.sqrt(math.prod(window)))
     known = node.domain in _DOMAINS and node.op_type not in _DOTS and node.op_type not in _REDUCTIONS
     return 1.0 if known else 4.0
+
+
+def _seed(number: int) -> int:
+    # The runtime's generator multiplies: seeds in a fixed distance draw numbers in a fixed distance, and
+    # where that is small the noise of all operators goes one way. So seeds are hashed, into what a float
+    # attribute holds exactly.
+    return int.from_bytes(hashlib.blake2b(number.to_bytes(8, "little"), digest_size=3).digest(), "little")
 
 
 def _random(like: str, name: str, seed: int, low: float, high: float, elem: str) -> onnx.NodeProto:

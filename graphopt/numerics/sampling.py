@@ -31,7 +31,7 @@ from graphopt.storage import read_proto
 BUDGET = 30.0
 """Seconds that the samples may take, after the first few."""
 _FIRST, _LEAST, _OTHERS = 5, 3, 1
-_FORM = "graphopt.floor/2"
+_FORM = "graphopt.floor/3"
 _FILE = "floor.json"
 _SHOWN = 3
 
