@@ -162,6 +162,17 @@ def _keep_types(model: ir.Model, hidden: dict[str, onnx.TypeProto]) -> None:
             value.meta[_TYPE] = hidden[value.name]
 
 
+def trained_names(model: ir.Model) -> set[str]:
+    """The names that the training information binds or reads, beside the graph."""
+    names: set[str] = set()
+    for info in model.meta.get(_MODEL, ()):
+        for entry in (*info.initialization_binding, *info.update_binding):
+            names |= {entry.key, entry.value}
+        for graph in (info.initialization, info.algorithm):
+            names.update(name for node in graph.node for name in node.input)
+    return names - {""}
+
+
 def hidden_type(value: ir.Value) -> onnx.TypeProto | None:
     """The type of a value where onnx-ir cannot hold it: a map, or a sequence of maps."""
     found = value.meta.get(_TYPE)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from graphopt.fidelity import trained_names
 from graphopt.rewrite.paths import held_by, held_graphs, root_name, subgraphs, walk
 
 _META = "graphopt.scope"
@@ -87,7 +88,7 @@ class Workspace:
         operators: Every (domain, operator) that occurs, or did before a rewrite.
         answers: Whether a constant is this number throughout, as far as it was asked.
         pinned: How many subgraphs return a name without defining it: it refers to an outer value by
-            name alone, so that value can be neither renamed nor removed.
+            name alone, so that value can be neither renamed nor removed. Training information does so, too.
         roots: What nodes were called in keys before an output of theirs took another name.
     """
 
@@ -102,6 +103,8 @@ class Workspace:
 
     def __post_init__(self) -> None:
         functions = {function.graph: function for function in self.model.functions.values()}
+        # Training information reads and binds values of the graph by their names alone.
+        self.pinned.update(trained_names(self.model))
         for path, graph, holder in held_graphs(self.model):
             self._enter(path, graph, holder, functions.get(graph))
 

@@ -138,3 +138,13 @@ def test_declarations_go_with_what_they_declare_and_sparse_weights_stay() -> Non
     after = to_proto(apply(STEP, source)[0])
     assert [info.name for info in after.graph.value_info] == ["b"]
     assert after.graph.sparse_initializer == source.graph.sparse_initializer
+
+
+def test_what_the_training_information_reads_stays() -> None:
+    model = proto(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y)
+        <float[2] w = {1.0, 2.0}, float[2] unread = {1.0, 2.0}> { y = Relu(x) }"""
+    )
+    model.training_info.add().update_binding.add(key="w", value="w_new")
+    after, _ = apply(EliminateDead(), model)
+    assert list(after.graph.initializers) == ["w"]
