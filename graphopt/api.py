@@ -19,9 +19,7 @@ import onnx_ir as ir
 from graphopt import __version__
 from graphopt.errors import BadInput, GraphoptError
 from graphopt.model import Model, paused_gc
-from graphopt.numerics.check import Checker, CheckReport, check_models
-from graphopt.numerics.compare import worst
-from graphopt.numerics.reference import CheckOptions
+from graphopt.numerics.options import CheckOptions
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.files import CheckSettings, read_pipeline_file
 from graphopt.pipeline.instrument import Instrument
@@ -37,6 +35,7 @@ from graphopt.record.data import (
     ResultEntry,
     Source,
     Verdict,
+    worst,
 )
 from graphopt.rewrite.changes import Diff
 from graphopt.rewrite.diff import structural_diff
@@ -46,6 +45,8 @@ from graphopt.storage import SavedFile, sha256
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+
+    from graphopt.numerics.check import Checker, CheckReport
 
 ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Model"
 PipelineSource: TypeAlias = "str | Pipeline | Sequence[Pass | str]"
@@ -224,6 +225,9 @@ def run(
         stack.enter_context(paused_gc())
         checker = None
         if plan.check != "off":
+            # Here, as a run without checks needs none of it.
+            from graphopt.numerics.check import Checker
+
             checker = stack.enter_context(Checker(plan.options, path=path, cache=tools.cache))
         watchers = [*instruments, *([checker] if checker is not None else [])]
         source = origin()
@@ -249,6 +253,8 @@ def check(
     Raises:
         BadInput: A file cannot be loaded, ``a`` does not run, or no feeds are found for it.
     """
+    from graphopt.numerics.check import check_models
+
     return check_models(a, b, options)
 
 
@@ -411,7 +417,7 @@ def _result_entry(record: Record, outcome: Outcome, loaded: AsLoaded) -> ResultE
     return ResultEntry(
         path=None,
         sha256="",
-        nodes=model.node_count(),
+        nodes=sum(ops.values()),
         initializer_bytes=model.initializer_bytes(),
         verdict=worst([_last_verdict(outcome), loaded.verdict]),
         as_loaded=loaded,

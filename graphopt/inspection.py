@@ -10,7 +10,8 @@ from typing import Any
 from graphopt.errors import BadInput
 from graphopt.model import Model
 from graphopt.numerics.feedplan import FeedPlan, NoFeeds
-from graphopt.numerics.reference import CheckOptions, establish
+from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.reference import establish
 from graphopt.numerics.runtime import CPU, Runtime
 from graphopt.pipeline.worker import pool
 

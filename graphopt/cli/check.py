@@ -34,7 +34,7 @@ def check(
 
     from graphopt.api import check as check_models
     from graphopt.cli.output import show, show_json
-    from graphopt.numerics.reference import CheckOptions
+    from graphopt.numerics.options import CheckOptions
     from graphopt.record.terminal import check_report
 
     said = {

@@ -22,7 +22,7 @@ def inspect(
 
     from graphopt.cli.output import exported, show, show_json
     from graphopt.inspection import inspect as look
-    from graphopt.numerics.reference import CheckOptions
+    from graphopt.numerics.options import CheckOptions
     from graphopt.record.inspected import render
 
     said = {

@@ -19,6 +19,7 @@ import numpy as np
 from graphopt.errors import BadInput
 from graphopt.numerics.floor import NoiseFloor
 from graphopt.numerics.grading import explain, plain, text_of, worst_of
+from graphopt.numerics.options import Tolerances
 from graphopt.numerics.slices import Allowed, Leaf, Level, magnitude
 from graphopt.numerics.statistics import Tally
 from graphopt.numerics.values import Array, epsilon, flatten, is_float
@@ -32,8 +33,6 @@ RTOL = 1e-4
 
 Outputs: TypeAlias = Mapping[str, Any]
 """The outputs of one run by name; see `graphopt.numerics.values` for what they may be."""
-Tolerances: TypeAlias = float | Mapping[str, float] | None
-"""One tolerance, or one by output name with ``""`` for the others; None for the default."""
 
 # More indices than this are positions (anchors, a vocabulary), not channels.
 _MOST_SLICES = 4096
@@ -52,26 +51,6 @@ _STEPS = 0.1
 # Up to this share of mismatched elements an integer output may have come from rounding before an
 # argmax, a quantizer or a threshold.
 _FEW = 0.01
-
-_SEVERITY: tuple[Verdict, ...] = (
-    "identical",
-    "rounding",
-    "within tolerance",
-    "not checked",
-    "undecided",
-    "does not run",
-    "broken",
-)
-
-
-def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict that decides: the most severe; ``not checked`` beside others means ``undecided``."""
-    if not verdicts:
-        return "not checked"
-    verdict = max(verdicts, key=_SEVERITY.index)
-    if verdict == "not checked" and any(other != verdict for other in verdicts):
-        return "undecided"
-    return verdict
 
 
 class Baseline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ import onnx_ir as ir
 
 from graphopt.errors import BadInput
 from graphopt.model import Model
-from graphopt.numerics.compare import Baseline, Outputs, Tolerances
+from graphopt.numerics.compare import Baseline, Outputs
 from graphopt.numerics.feeds import FeedPlan, FeedSet, Trial, find_feeds
-from graphopt.numerics.runtime import CPU, Level, Opened, Runtime, SessionSpec
+from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.runtime import Level, Opened, Runtime, SessionSpec
 from graphopt.numerics.specs import ValueSpec
 from graphopt.numerics.userdata import load_inputs
 from graphopt.numerics.values import digest, epsilon, flatten, is_float, named_dtype, parts
@@ -40,36 +41,6 @@ _MOVERS = frozenset(
     }
 )
 _LEVELS: tuple[Level, ...] = ("disable", "basic", "all")
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """How models are checked.
-
-    Attributes:
-        inputs: Files with feeds; these are used alone. None: feeds are found automatically.
-        samples: How many sets of feeds to find.
-        seed: From which found feeds follow.
-        dims: Sizes for symbolic dims of found feeds, by name or by ``INPUT:AXIS``.
-        atol: Absolute tolerance as a share of the slice's scale, for all outputs or by output name
-            with ``""`` for the others; None for the default.
-        rtol: Tolerance relative to the reference element, likewise.
-        provider: The execution provider.
-        threads: Threads within an operator; None for one a core.
-        timeout: Seconds that making a session, or one run, may take.
-        every_rewrite: Whether to check each place that a pass changed, also where no output shows it.
-    """
-
-    inputs: Sequence[str | Path] = ()
-    samples: int = 6
-    seed: int = 0
-    dims: Mapping[str, int] = field(default_factory=dict[str, int])
-    atol: Tolerances = None
-    rtol: Tolerances = None
-    provider: str = CPU
-    threads: int | None = None
-    timeout: float | None = 600.0
-    every_rewrite: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from graphopt import __version__
@@ -80,7 +80,7 @@ class Sampler:
     def _key(self, baseline: Baseline) -> str:
         spec, reference = self.reference.spec, self.reference
         parts = [
-            *(_FORM, __version__, onnx.__version__, ort.__version__, platform.machine()),
+            *(_FORM, __version__, onnx.__version__, version("onnxruntime"), platform.machine()),
             *(self.source, spec.level, spec.provider, str(spec.threads), str(spec.config)),
             *(str(sorted(reference.skip)), str(self.budget), str(sorted(baseline.axes.items()))),
             *(feed.key for feed in reference.feeds),

@@ -19,12 +19,15 @@ def record_changes(entry: PassEntry, changes: Iterable[Change]) -> None:
     for change in changes:
         graph = change.site.key.graph
         for image in change.removed:
-            ops[image.op] -= 1
-            if added.pop(_identity(image, graph), None) is None:
-                removed[_identity(image, graph)] = NodeEntry(image.name, image.op, graph)
+            op = image.op
+            ops[op] -= 1
+            key = _identity(image, op, graph)
+            if not added or added.pop(key, None) is None:
+                removed[key] = NodeEntry(image.name, op, graph)
         for image in change.added:
-            ops[image.op] += 1
-            added[_identity(image, graph)] = NodeEntry(image.name, image.op, graph)
+            op = image.op
+            ops[op] += 1
+            added[_identity(image, op, graph)] = NodeEntry(image.name, op, graph)
         entry.sites.append(_site_entry(change))
     entry.ops = {op: delta for op, delta in sorted(ops.items()) if delta}
     entry.nodes = NodeChanges(list(removed.values()), list(added.values()))
@@ -37,6 +40,8 @@ def net_nodes(changes: Iterable[Change]) -> int:
 
 def _weight(image: NodeImage) -> int:
     count = 1
+    if not image.attributes:
+        return count
     for attr in image.attributes.values():
         if not attr.is_ref() and attr.type == ir.AttributeType.GRAPH:
             count += sum(1 for _ in attr.as_graph().all_nodes())
@@ -45,8 +50,8 @@ def _weight(image: NodeImage) -> int:
     return count
 
 
-def _identity(image: NodeImage, graph: str) -> tuple[str, str, str]:
-    return graph, image.op, image.outputs[0].name if image.outputs else image.name
+def _identity(image: NodeImage, op: str, graph: str) -> tuple[str, str, str]:
+    return graph, op, image.outputs[0].name if image.outputs else image.name
 
 
 def _site_entry(change: Change) -> SiteEntry:

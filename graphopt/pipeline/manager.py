@@ -227,9 +227,18 @@ class _Attempt:
         return self.outcome
 
     def _fixpoint(self, item: Fixpoint) -> None:
+        changes = 0
+        settled: dict[str, int] = {}
         for number in range(1, item.max + 1):
-            changed = [self._execute(step, number) for step in item.steps]
-            if not any(changed):
+            before = changes
+            for step in item.steps:
+                # A rewriting pass goes on until no site is left: without a change since, none has come.
+                if settled.get(step.instance) == changes:
+                    continue
+                changes += self._execute(step, number)
+                if isinstance(step.step, RewritePass):
+                    settled[step.instance] = changes
+            if changes == before:
                 return
         names = ",".join(step.instance for step in item.steps)
         failure = Failure(

@@ -6,6 +6,7 @@ Schema beside this module is generated from these classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -23,6 +24,27 @@ Verdict = Literal[
 ]
 Status = Literal["changed", "unchanged", "broken", "crashed", "timed out", "rolled back", "healed", "skipped"]
 Portability = Literal["any runtime", "onnxruntime", "this cpu"]
+
+
+_SEVERITY: tuple[Verdict, ...] = (
+    "identical",
+    "rounding",
+    "within tolerance",
+    "not checked",
+    "undecided",
+    "does not run",
+    "broken",
+)
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict that decides: the most severe; ``not checked`` beside others means ``undecided``."""
+    if not verdicts:
+        return "not checked"
+    verdict = max(verdicts, key=_SEVERITY.index)
+    if verdict == "not checked" and any(other != verdict for other in verdicts):
+        return "undecided"
+    return verdict
 
 
 class NodeEntry(msgspec.Struct, frozen=True):

@@ -138,9 +138,8 @@ class Driver:
         return not self._functions or node.op_identifier() not in self._functions
 
     def _visit(self, place: ir.Node | ir.Value) -> None:
-        scope = scope_of(place.graph)
         try:
-            match = self._match(place, scope)
+            match = self._match(place)
         except facts.UnknownAttribute:
             match = Declined("an attribute is a parameter of the function")
         except GraphoptError:
@@ -150,15 +149,16 @@ class Driver:
         if isinstance(match, Declined):
             self._declined[place] = match.reason
             return
-        self._declined.pop(place, None)
+        if self._declined:
+            self._declined.pop(place, None)
         if match is not None:
-            self._apply(scope, match, place)
+            self._apply(scope_of(place.graph), match, place)
 
-    def _match(self, place: ir.Node | ir.Value, scope: Scope) -> Any:
+    def _match(self, place: ir.Node | ir.Value) -> Any:
         is_node = isinstance(place, ir.Node)
         lowest = self._step.min_opset
         if lowest > 1 and not (is_node and place.domain):
-            version = facts.opset(place) if is_node else scope.opset()
+            version = facts.opset(place) if is_node else scope_of(place.graph).opset()
             if version < lowest:
                 return Declined(f"the opset is below {lowest}")
         match = self._step.match(place) if is_node else self._step.match_initializer(place)

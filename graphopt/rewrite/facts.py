@@ -215,14 +215,16 @@ def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:
     return left is not None and left == right and None not in left
 
 
+def use_count(value: ir.Value) -> int:
+    """How many inputs of nodes read ``value``, without a copy of them as ``uses()`` makes it."""
+    return len(value._uses)  # pyright: ignore[reportPrivateUsage]
+
+
 def sole_user(value: ir.Value) -> ir.Node | None:
     """The only node that reads ``value``, if the value is seen nowhere else."""
     if value.is_graph_output() or scope_of(value.graph).space.is_pinned(value):
         return None
-    uses = value.uses()
-    if len(uses) != 1:
-        return None
-    return next(iter(uses)).node
+    return next(iter(value.uses())).node if use_count(value) == 1 else None
 
 
 def is_observed(value: ir.Value) -> bool:
@@ -252,14 +254,17 @@ def replaceable(old: ir.Value, new: ir.Value | None) -> Declined | None:
     space = scope_of(old.graph).space
     if space.is_pinned(old):
         return Declined("a subgraph returns the value by name")
-    if old.is_graph_output():
-        return _output_replaceable(old, new)
-    return _unreadable(old, new)
+    declined = _output_replaceable(old, new) if old.is_graph_output() else _unreadable(old, new)
+    # The Rewriter asks the same once more.
+    space.approved = None if declined is not None else (old, new)
+    return declined
 
 
 def _unreadable(old: ir.Value, new: ir.Value) -> Declined | None:
     """Why ``new`` cannot be read by its name in every graph where ``old`` is read."""
     space, owner = scope_of(old.graph).space, new.graph
+    if len(space.scopes) == 1:
+        return None
     for graph in {use.node.graph: None for use in old.uses() if use.node.graph is not owner}:
         if not space.encloses(owner, graph):
             return Declined("the replacement is not defined there")

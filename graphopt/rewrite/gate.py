@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import msgspec
+
 from graphopt.errors import PipelineError
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SiteKey:
+class SiteKey(msgspec.Struct, frozen=True, order=True):
     """The identity of a site, stable while other sites are skipped.
 
     Attributes:
@@ -35,8 +36,7 @@ class SiteKey:
         return f"{self.instance}@{graph}{self.root}{repeat}"
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(msgspec.Struct, frozen=True):
     """One place where a pass wants to rewrite.
 
     Attributes:
@@ -128,9 +128,9 @@ class Gate:
         """Whether the rewrite at ``site`` may be applied."""
         if self.limit is not None and site.number >= self.limit:
             return False
-        if site.key in self.denied:
+        if self.denied and site.key in self.denied:
             return False
-        return not any(skip.names_site(site) for skip in self.skips)
+        return not self.skips or not any(skip.names_site(site) for skip in self.skips)
 
     def disabled(self, instance: str) -> frozenset[str]:
         """The components of the opaque pass ``instance`` that must be switched off."""

@@ -39,7 +39,7 @@ def function_path(function: ir.Function) -> str:
 
 def subgraphs(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
     """The subgraphs of a node with the attribute that holds each; ``name[i]`` in a list of graphs."""
-    for attr in node.attributes.values():
+    for attr in node.attributes.data.values():
         if attr.is_ref():
             continue
         if attr.type == ir.AttributeType.GRAPH:

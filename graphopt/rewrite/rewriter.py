@@ -127,6 +127,7 @@ class Rewriter:
             node.doc_string = source.doc_string
         node.metadata_props[PASS_KEY] = self.site.key.instance
         node.metadata_props[SITE_KEY] = str(self.site.key)
+        self._space.approved = None
         self._scope.graph.insert_before(place, node)
         self._scope.forget_order()
         self._space.operators.add((domain, op_type))
@@ -170,7 +171,10 @@ class Rewriter:
         Raises:
             PassError: `graphopt.facts.replaceable` declines the pair.
         """
-        declined = facts.replaceable(old, new)
+        declined = None
+        if self._space.approved != (old, new):
+            declined = facts.replaceable(old, new)
+        self._space.approved = None
         if declined is not None:
             raise self._error(f"replaces '{old.name}' by '{new.name}' although {declined.reason}")
         producer = old.producer()
@@ -227,7 +231,7 @@ class Rewriter:
             if value.producer() is None:
                 self._released(value)
         for node in self._added:
-            if any(len(scope_of(graph).holders) > 1 for _, graph in subgraphs(node)):
+            if node.attributes.data and any(len(scope_of(g).holders) > 1 for _, g in subgraphs(node)):
                 raise self._error(f"gives node '{node.name}' a subgraph of a node that stays")
             self.touched[node] = None
             self._note_constants(node.inputs)
@@ -291,24 +295,27 @@ class Rewriter:
 
     def _is_dead(self, node: ir.Node) -> bool:
         return not any(
-            value.uses() or value.is_graph_output() or self._space.is_pinned(value) for value in node.outputs
+            facts.use_count(value) or value.is_graph_output() or self._space.is_pinned(value)
+            for value in node.outputs
         )
 
     def _is_unused_initializer(self, value: ir.Value) -> bool:
-        if not value.is_initializer() or value.uses() or value.is_graph_output():
+        if not value.is_initializer() or facts.use_count(value) or value.is_graph_output():
             return False
         if self._space.is_pinned(value):
             return False
         return not value.is_graph_input() or self._space.model.ir_version < 4
 
     def _remove(self, node: ir.Node) -> None:
+        self._space.approved = None
         if node in self._added:
             del self._added[node]
         else:
             self._removed.append(self._image_before(node))
         inputs = [value for value in node.inputs if value is not None]
-        for subgraph in self._space.release(node):
-            inputs.extend(self._detach(subgraph))
+        if node.attributes.data:
+            for subgraph in self._space.release(node):
+                inputs.extend(self._detach(subgraph))
         self._note_constants(inputs)
         graph = node.graph
         assert graph is not None
@@ -320,15 +327,17 @@ class Rewriter:
 
     def _image_before(self, node: ir.Node) -> NodeImage:
         inputs = tuple(
-            self._moved.get((node, index), None if value is None else self._name_before(value))
-            for index, value in enumerate(node.inputs)
+            [
+                self._moved.get((node, index), None if value is None else self._name_before(value))
+                for index, value in enumerate(node.inputs)
+            ]
         )
-        outputs = tuple(self._before.get(value) or ValueImage.of(value) for value in node.outputs)
+        outputs = tuple([self._before.get(value) or ValueImage.of(value) for value in node.outputs])
         return NodeImage.of(node, inputs, outputs)
 
     def _released(self, value: ir.Value) -> None:
         producer = value.producer()
-        uses = value.uses()
+        uses = facts.use_count(value)
         if producer is not None:
             if uses or value.is_graph_output():
                 self.touched[producer] = None
@@ -337,8 +346,8 @@ class Rewriter:
         elif self._is_unused_initializer(value):
             self._drop(value)
         # A pattern that wants a single user may match now; more users than one change nothing.
-        if len(uses) == 1:
-            self.touched[next(iter(uses)).node] = None
+        if uses == 1:
+            self.touched[next(iter(value.uses())).node] = None
 
     def _drop(self, value: ir.Value) -> None:
         graph, name = value.graph, value.name
@@ -389,6 +398,10 @@ def _in_order(images: Sequence[NodeImage]) -> tuple[NodeImage, ...]:
     """Removed nodes, readers first but for what was replaced, in an order in which they could run."""
     if len(images) < 2:
         return tuple(images)
+    if len(images) == 2:  # most often
+        first, second = images
+        made = {value.name for value in first.outputs if value.name}
+        return (second, first) if made.isdisjoint(second.inputs) else (first, second)
     producers = {value.name: image for image in images for value in image.outputs if value.name}
     done: dict[int, NodeImage] = {}
     entered: set[int] = set()

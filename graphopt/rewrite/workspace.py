@@ -89,6 +89,7 @@ class Workspace:
         answers: Whether a constant is this number throughout, as far as it was asked.
         pinned: How many subgraphs return a name without defining it: it refers to an outer value by
             name alone, so that value can be neither renamed nor removed. Training information does so, too.
+        approved: The replacement that was last found possible, while nothing has changed since.
         roots: What nodes were called in keys before an output of theirs took another name.
     """
 
@@ -97,6 +98,7 @@ class Workspace:
     names: set[str] = field(default_factory=set[str])
     doubles: dict[str, dict[ir.Graph, None]] = field(default_factory=dict[str, dict[ir.Graph, None]])
     pinned: Counter[str] = field(default_factory=Counter[str])
+    approved: tuple[ir.Value, ir.Value] | None = None
     roots: dict[ir.Node, str] = field(default_factory=dict[ir.Node, str])
     operators: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     answers: dict[tuple[ir.Value, float], bool] = field(default_factory=dict[tuple[ir.Value, float], bool])

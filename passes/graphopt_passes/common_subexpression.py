@@ -65,7 +65,7 @@ class CommonSubexpression(RewritePass[Duplicate]):
 
     def rewrite(self, match: Duplicate, rw: Rewriter) -> None:
         for old, new in zip(match.node.outputs, match.earlier.outputs, strict=True):
-            if old.uses() or facts.is_observed(old):
+            if facts.use_count(old) or facts.is_observed(old):
                 rw.replace(old, new)
 
 
@@ -74,12 +74,21 @@ def _may_merge(node: ir.Node) -> bool:
 
 
 def _candidates(node: ir.Node) -> list[ir.Node] | Declined:
-    inputs = dict.fromkeys(value for value in node.inputs if value is not None)
-    varying = [value.uses() for value in inputs if not _is_small_constant(value)]
-    rarest = min(varying, key=len, default=())
-    if len(rarest) > _MOST_USERS:
+    rarest: ir.Value | None = None
+    fewest = 0
+    for value in node.inputs:
+        if value is None or _is_small_constant(value):
+            continue
+        count = facts.use_count(value)
+        if count == 1:
+            return []
+        if rarest is None or count < fewest:
+            rarest, fewest = value, count
+    if rarest is None:
+        return []
+    if fewest > _MOST_USERS:
         return Declined(f"more than {_MOST_USERS} nodes read the input")
-    return [use.node for use in rarest]
+    return [use.node for use in rarest.uses() if use.node is not node]
 
 
 def _computes_same(a: ir.Node, b: ir.Node) -> bool:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from graphopt.errors import BadInput
 from graphopt.model import Model
 from graphopt.numerics.check import Checker, check_models
-from graphopt.numerics.reference import CheckOptions
+from graphopt.numerics.options import CheckOptions
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.record.data import CheckEntry, PassEntry
 from graphopt.rewrite.passes import KEEPS, Numerics, OpaquePass, Signature

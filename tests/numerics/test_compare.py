@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from graphopt.errors import BadInput
-from graphopt.numerics.compare import Baseline, compare, slice_axis, worst
+from graphopt.numerics.compare import Baseline, compare, slice_axis
 from graphopt.numerics.floor import LeafFloor, NoiseFloor
-from graphopt.record.data import OutputCheck
+from graphopt.record.data import OutputCheck, worst
 from graphopt.rewrite.passes import Numerics
 
 Array = np.ndarray[Any, Any]

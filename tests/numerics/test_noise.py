@@ -17,7 +17,8 @@ from graphopt.numerics import sampling
 from graphopt.numerics.check import Checker
 from graphopt.numerics.floor import NoiseFloor
 from graphopt.numerics.noise import EXACT, instrument, write
-from graphopt.numerics.reference import CheckOptions, Reference, establish
+from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.reference import Reference, establish
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
 from graphopt.numerics.sampling import Sampler
 from graphopt.pipeline.cache import DiskCache

@@ -9,7 +9,8 @@ from onnx import numpy_helper
 
 from graphopt.errors import BadInput
 from graphopt.model import Model
-from graphopt.numerics.reference import CheckOptions, Reference, coarsest, establish, grains
+from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.reference import Reference, coarsest, establish, grains
 from graphopt.numerics.runtime import Level, Opened, Runtime, SessionSpec
 
 

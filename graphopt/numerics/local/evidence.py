@@ -6,9 +6,8 @@ amplified rounding wrong.
 
 from __future__ import annotations
 
-from graphopt.numerics.compare import worst
 from graphopt.numerics.local.check import LocalReport
-from graphopt.record.data import CheckEntry, LocalCheck, OutputCheck, Verdict
+from graphopt.record.data import CheckEntry, LocalCheck, OutputCheck, Verdict, worst
 
 _GOOD: tuple[Verdict, ...] = ("identical", "rounding", "within tolerance")
 # So many times the noise floor may rounding reach where every place is right by itself: the floor is the

@@ -1,0 +1,43 @@
+"""How to check, as a caller says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from graphopt.numerics.runtime import CPU
+
+Tolerances: TypeAlias = "float | Mapping[str, float] | None"
+"""One tolerance, or one by output name with ``""`` for the others; None for the default."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How models are checked.
+
+    Attributes:
+        inputs: Files with feeds; these are used alone. None: feeds are found automatically.
+        samples: How many sets of feeds to find.
+        seed: From which found feeds follow.
+        dims: Sizes for symbolic dims of found feeds, by name or by ``INPUT:AXIS``.
+        atol: Absolute tolerance as a share of the slice's scale, for all outputs or by output name
+            with ``""`` for the others; None for the default.
+        rtol: Tolerance relative to the reference element, likewise.
+        provider: The execution provider.
+        threads: Threads within an operator; None for one a core.
+        timeout: Seconds that making a session, or one run, may take.
+        every_rewrite: Whether to check each place that a pass changed, also where no output shows it.
+    """
+
+    inputs: Sequence[str | Path] = ()
+    samples: int = 6
+    seed: int = 0
+    dims: Mapping[str, int] = field(default_factory=dict[str, int])
+    atol: Tolerances = None
+    rtol: Tolerances = None
+    provider: str = CPU
+    threads: int | None = None
+    timeout: float | None = 600.0
+    every_rewrite: bool = False
