@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -93,16 +92,6 @@ def test_a_wide_feed_hides_nothing_in_a_tiny_one() -> None:
     wide, tiny = np.full((4, 64), 1e3), np.full((4, 64), 1e-3)
     (entry,) = compare([{"y": wide}, {"y": tiny}], [{"y": wide}, {"y": tiny * 1.01}], feeds=["wide", "tiny"])
     assert (entry.verdict, entry.feed) == ("broken", "tiny")
-
-
-def test_the_sweep_takes_a_few_milliseconds_a_feed(heads: Baseline) -> None:
-    outputs = [{"output0": yolo(seed) * np.float32(1 + 1e-6)} for seed in range(6)]
-    best = 1.0
-    for _ in range(5):
-        begin = time.perf_counter()
-        heads.compare(outputs)
-        best = min(best, time.perf_counter() - begin)
-    assert best < 0.1  # 0.02 s alone on a core; others may be busy
 
 
 @pytest.mark.parametrize(
