@@ -9,7 +9,7 @@ from typing import Any
 
 from graphopt.errors import BadInput
 from graphopt.model import Model
-from graphopt.numerics.feedplan import FeedPlan, NoFeeds
+from graphopt.numerics.feeding.feedplan import FeedPlan, NoFeeds
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.reference import establish
 from graphopt.numerics.runtime import CPU, Runtime

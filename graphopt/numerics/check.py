@@ -11,15 +11,15 @@ from pathlib import Path
 
 from graphopt.model import Model
 from graphopt.numerics.compare import ATOL, RTOL
+from graphopt.numerics.feeding.sizes import shapes_of
 from graphopt.numerics.judge import Digests, Judge, Judgement, digests
 from graphopt.numerics.local.check import LocalChecker, note_sites
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.options import CheckOptions, Tolerances
 from graphopt.numerics.reference import Reference, establish
+from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
-from graphopt.numerics.sampling import Sampler
 from graphopt.numerics.signature import Promise, loose_faults, metadata_faults, signature_faults
-from graphopt.numerics.sizes import shapes_of
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.worker import Worker, pool

@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphopt.errors import BadInput
-from graphopt.numerics.floor import NoiseFloor
 from graphopt.numerics.grading import explain, plain, text_of, worst_of
 from graphopt.numerics.options import Tolerances
+from graphopt.numerics.rounding.floor import NoiseFloor
 from graphopt.numerics.slices import Allowed, Leaf, Level, magnitude
 from graphopt.numerics.statistics import Tally
 from graphopt.numerics.values import Array, epsilon, flatten, is_float

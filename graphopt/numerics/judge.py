@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.numerics.compare import Baseline, Outputs
-from graphopt.numerics.feeds import FeedSet
-from graphopt.numerics.floor import NoiseFloor
+from graphopt.numerics.feeding.feeds import FeedSet
+from graphopt.numerics.feeding.sizes import Shape, resolve
 from graphopt.numerics.options import Tolerances
 from graphopt.numerics.reference import Reference
+from graphopt.numerics.rounding.floor import NoiseFloor
+from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
-from graphopt.numerics.sampling import Sampler
-from graphopt.numerics.sizes import Shape, resolve
 from graphopt.numerics.values import digest
 from graphopt.record.data import CheckEntry, OutputCheck, worst
 from graphopt.rewrite.passes import Numerics, Signature

@@ -12,11 +12,11 @@ import onnx_ir as ir
 from graphopt.errors import BadInput
 from graphopt.model import Model
 from graphopt.numerics.compare import Baseline, Outputs
-from graphopt.numerics.feeds import FeedPlan, FeedSet, Trial, find_feeds
+from graphopt.numerics.feeding.feeds import FeedPlan, FeedSet, Trial, find_feeds
+from graphopt.numerics.feeding.specs import ValueSpec
+from graphopt.numerics.feeding.userdata import load_inputs
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.runtime import Level, Opened, Runtime, SessionSpec
-from graphopt.numerics.specs import ValueSpec
-from graphopt.numerics.userdata import load_inputs
 from graphopt.numerics.values import digest, epsilon, flatten, is_float, named_dtype, parts
 
 _QUANTIZERS = frozenset(

@@ -18,7 +18,7 @@ from graphopt.pipeline.worker import Reply, Worker, pool
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from graphopt.numerics.feeds import FeedSet
+    from graphopt.numerics.feeding.feeds import FeedSet
 
 Level: TypeAlias = Literal["disable", "basic", "extended", "layout", "all"]
 Status: TypeAlias = Literal["ok", "does not run", "crashed", "timed out", "out of memory"]

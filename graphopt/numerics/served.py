@@ -16,8 +16,8 @@ import onnx
 import onnxruntime as ort
 
 from graphopt.errors import BadInput
+from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.runtime import SessionSpec, make
-from graphopt.numerics.specs import ValueSpec
 from graphopt.numerics.values import Array, dtype_of, flatten
 
 _MOST_SESSIONS = 3

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.model import Interface, Model, Port
-from graphopt.numerics.sizes import resolve, shapes_of
+from graphopt.numerics.feeding.sizes import resolve, shapes_of
 from graphopt.rewrite.passes import Signature
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.errors import BadInput
 from graphopt.numerics.compare import Baseline, compare, slice_axis
-from graphopt.numerics.floor import LeafFloor, NoiseFloor
+from graphopt.numerics.rounding.floor import LeafFloor, NoiseFloor
 from graphopt.record.data import OutputCheck, worst
 from graphopt.rewrite.passes import Numerics
 

@@ -12,7 +12,7 @@ import pytest
 
 from graphopt.errors import BadInput
 from graphopt.numerics import served
-from graphopt.numerics.feeds import FeedSet
+from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.runtime import Runtime, SessionSpec, sentence, session
 from graphopt.pipeline.worker import Reply, Worker, pool
 

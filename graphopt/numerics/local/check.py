@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graphopt.numerics.feeds import FeedSet
+from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.local.regions import TOO_LARGE
 from graphopt.numerics.local.served import LocalReply, Looked
 from graphopt.numerics.runtime import SessionSpec

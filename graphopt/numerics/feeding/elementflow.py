@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphopt.numerics.constants import attribute, attributes, integers
-from graphopt.numerics.extent import Dim, plain
+from graphopt.numerics.feeding.constants import attribute, attributes, integers
+from graphopt.numerics.feeding.extent import Dim, plain
 
 if TYPE_CHECKING:
-    from graphopt.numerics.shapeflow import Dims, Flow
+    from graphopt.numerics.feeding.shapeflow import Dims, Flow
 
 _SAME = frozenset({"Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Expand", "Tile"})
 # These repeat or drop elements, and keep a bound of them.

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.numerics.constants import attribute, constant_of, scalar
-from graphopt.numerics.extent import Dim, Extent
-from graphopt.numerics.shapeflow import Flow
+from graphopt.numerics.feeding.constants import attribute, constant_of, scalar
+from graphopt.numerics.feeding.extent import Dim, Extent
+from graphopt.numerics.feeding.shapeflow import Flow
 
 # The data passes through input 0 of these, its values unchanged.
 _CARRIERS = frozenset(

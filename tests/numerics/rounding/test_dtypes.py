@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
-from graphopt.numerics.dtypes import Scope, elem_of, infer, type_text
+from graphopt.numerics.rounding.dtypes import Scope, elem_of, infer, type_text
 
 
 def types(text: str, opsets: str = '"" : 20') -> Scope:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.numerics.constants import attribute, attributes, constant_of, text_attribute
-from graphopt.numerics.extent import Dim
+from graphopt.numerics.feeding.constants import attribute, attributes, constant_of, text_attribute
+from graphopt.numerics.feeding.extent import Dim
 
 if TYPE_CHECKING:
-    from graphopt.numerics.shapeflow import Dims, Flow
+    from graphopt.numerics.feeding.shapeflow import Dims, Flow
 
 
 def _window(node: ir.Node, flow: Flow, data: Dims, kernel: Sequence[Dim]) -> Dims:

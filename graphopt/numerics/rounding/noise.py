@@ -33,7 +33,7 @@ import onnx
 import onnx.inliner
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from graphopt.numerics.dtypes import Scope, elem_of, infer
+from graphopt.numerics.rounding.dtypes import Scope, elem_of, infer
 from graphopt.storage import data_file
 
 _EPS: Mapping[str, float] = {"float": 2.0**-23, "double": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}

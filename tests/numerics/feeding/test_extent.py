@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.numerics.extent import Extent, Extents, solve
+from graphopt.numerics.feeding.extent import Extent, Extents, solve
 
 E = Extents()
 A, B = E.symbol("a"), E.symbol("b")

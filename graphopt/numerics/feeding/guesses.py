@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graphopt.numerics.demands import Demands, Sizes
-from graphopt.numerics.generate import SMALL
-from graphopt.numerics.sizes import Shape, Symbol
+from graphopt.numerics.feeding.demands import Demands, Sizes
+from graphopt.numerics.feeding.generate import SMALL
+from graphopt.numerics.feeding.sizes import Shape, Symbol
 
 _NUMBER = re.compile(r"(?<![\w.])\d{1,5}(?![\w.])")
 _LARGEST_HINT = 20000

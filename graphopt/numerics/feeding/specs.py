@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from graphopt.numerics.sizes import Dim
+from graphopt.numerics.feeding.sizes import Dim
 
 Kind: TypeAlias = Literal["tensor", "sequence", "map", "sparse"]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from graphopt.numerics.demands import Demands
+from graphopt.numerics.feeding.demands import Demands
 
 Kind: TypeAlias = Literal[
     "batch",

@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt.numerics.constants import constant_of, integers
-from graphopt.numerics.demands import Demand, Demands
-from graphopt.numerics.extent import Dim, Extent, Extents
+from graphopt.numerics.feeding.constants import constant_of, integers
+from graphopt.numerics.feeding.demands import Demand, Demands
+from graphopt.numerics.feeding.extent import Dim, Extent, Extents
 
 Dims: TypeAlias = tuple[Dim, ...]
 
@@ -26,7 +26,7 @@ class Flow:
 
     Args:
         model: The model.
-        inputs: The shapes of its inputs, from `graphopt.numerics.sizes.shapes_of`.
+        inputs: The shapes of its inputs, from `graphopt.numerics.feeding.sizes.shapes_of`.
         symbols: The names of all symbolic dims.
     """
 
@@ -167,8 +167,8 @@ class Flow:
             self._visit(node)
 
     def _visit(self, node: ir.Node) -> None:
-        from graphopt.numerics.elementflow import carry
-        from graphopt.numerics.shaperules import infer
+        from graphopt.numerics.feeding.elementflow import carry
+        from graphopt.numerics.feeding.shaperules import infer
 
         self._node = node
         function = self._model.functions.get((node.domain, node.op_type, node.overload))

@@ -1,7 +1,7 @@
 """What consumers demand of the sizes of symbolic dims, and sizes that meet the demands.
 
 A Conv demands the channels that its weights have and as much data as its kernel covers, a Gemm the
-columns of its weights, an Add operands that broadcast. `graphopt.numerics.shapeflow` finds the demands.
+columns of its weights, an Add operands that broadcast. `shapeflow` finds the demands.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from graphopt.numerics.extent import Extent, parts_of, solve, value_at
+from graphopt.numerics.feeding.extent import Extent, parts_of, solve, value_at
 
 Sizes: TypeAlias = Mapping[str, int]
 

@@ -15,9 +15,9 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
-from graphopt.numerics.extent import Extent
-from graphopt.numerics.shapeflow import Flow
-from graphopt.numerics.uses import Findings, step
+from graphopt.numerics.feeding.extent import Extent
+from graphopt.numerics.feeding.shapeflow import Flow
+from graphopt.numerics.feeding.uses import Findings, step
 
 Role: TypeAlias = Literal[
     "index", "mask", "choice", "size", "shape", "fixed", "axes", "position", "length", "positive", "number"

@@ -4,8 +4,8 @@ from typing import Literal
 
 import pytest
 
-from graphopt.numerics.demands import Demand, Demands
-from graphopt.numerics.extent import Dim, Extent, Extents
+from graphopt.numerics.feeding.demands import Demand, Demands
+from graphopt.numerics.feeding.extent import Dim, Extent, Extents
 
 E = Extents()
 H, W, P, S, M = (E.symbol(name) for name in "HWPSM")

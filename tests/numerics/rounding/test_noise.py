@@ -13,14 +13,14 @@ import pytest
 from onnx import AttributeProto, numpy_helper
 
 from graphopt.model import Model
-from graphopt.numerics import sampling
 from graphopt.numerics.check import Checker
-from graphopt.numerics.floor import NoiseFloor
-from graphopt.numerics.noise import EXACT, instrument, write
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.reference import Reference, establish
+from graphopt.numerics.rounding import sampling
+from graphopt.numerics.rounding.floor import NoiseFloor
+from graphopt.numerics.rounding.noise import EXACT, instrument, write
+from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
-from graphopt.numerics.sampling import Sampler
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.record.data import CheckEntry, PassEntry

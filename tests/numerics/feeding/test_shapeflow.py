@@ -11,10 +11,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from graphopt.numerics.feedplan import FeedPlan, FeedSet, Trial
-from graphopt.numerics.feeds import find_feeds
-from graphopt.numerics.shapeflow import Flow
-from graphopt.numerics.specs import ValueSpec
+from graphopt.numerics.feeding.feedplan import FeedPlan, FeedSet, Trial
+from graphopt.numerics.feeding.feeds import find_feeds
+from graphopt.numerics.feeding.shapeflow import Flow
+from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.values import flatten
 
 ort.set_default_logger_severity(4)

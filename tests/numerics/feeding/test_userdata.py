@@ -10,8 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from graphopt.errors import BadInput
-from graphopt.numerics.specs import ValueSpec
-from graphopt.numerics.userdata import load_inputs
+from graphopt.numerics.feeding.specs import ValueSpec
+from graphopt.numerics.feeding.userdata import load_inputs
 
 IMAGE = ValueSpec.parse("images", "tensor(float)", ("N", 3))
 IDS = ValueSpec.parse("in/ids:0", "tensor(int64)", ("N",))

@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from graphopt.errors import BadInput
-from graphopt.numerics.demands import Sizes
-from graphopt.numerics.domains import Domain
-from graphopt.numerics.sizes import Shape, Symbol
-from graphopt.numerics.specs import ValueSpec
+from graphopt.numerics.feeding.demands import Sizes
+from graphopt.numerics.feeding.domains import Domain
+from graphopt.numerics.feeding.sizes import Shape, Symbol
+from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.values import digest
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.numerics.constants import attribute
+from graphopt.numerics.feeding.constants import attribute
 
 if TYPE_CHECKING:
-    from graphopt.numerics.shapeflow import Dims, Flow
+    from graphopt.numerics.feeding.shapeflow import Dims, Flow
 
 
 def _gemm(node: ir.Node, flow: Flow) -> list[Dims | None]:

@@ -5,8 +5,8 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from graphopt.numerics.domains import Domain, domains
-from graphopt.numerics.shapeflow import Flow
+from graphopt.numerics.feeding.domains import Domain, domains
+from graphopt.numerics.feeding.shapeflow import Flow
 
 
 def read(body: str, inputs: str = "int64[N] x", *, opset: int = 17, header: str = "") -> dict[str, Domain]:

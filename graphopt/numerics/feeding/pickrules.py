@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.numerics.constants import attribute, attributes
-from graphopt.numerics.extent import Dim, Extent
+from graphopt.numerics.feeding.constants import attribute, attributes
+from graphopt.numerics.feeding.extent import Dim, Extent
 
 if TYPE_CHECKING:
-    from graphopt.numerics.shapeflow import Dims, Flow
+    from graphopt.numerics.feeding.shapeflow import Dims, Flow
 
 
 # What exporters write for "to the end" is this or more.

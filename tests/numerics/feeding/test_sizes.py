@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.numerics.sizes import Dim, evaluate, resolve, shapes_of, symbols_of
+from graphopt.numerics.feeding.sizes import Dim, evaluate, resolve, shapes_of, symbols_of
 
 
 def test_unnamed_dims_get_the_name_of_their_place() -> None:

@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from graphopt.errors import BadInput
-from graphopt.numerics.feeds import FeedSet
-from graphopt.numerics.sizes import evaluate, shapes_of
-from graphopt.numerics.specs import ValueSpec
+from graphopt.numerics.feeding.feeds import FeedSet
+from graphopt.numerics.feeding.sizes import evaluate, shapes_of
+from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.values import Array, dtype_of, flatten
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")

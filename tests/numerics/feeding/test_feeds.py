@@ -11,10 +11,10 @@ import onnxruntime as ort
 import pytest
 
 from graphopt.errors import BadInput
-from graphopt.numerics.feedplan import FeedPlan, FeedSet, NoFeeds, Trial, Tried
-from graphopt.numerics.feeds import find_feeds
-from graphopt.numerics.generate import DISTRIBUTIONS, Distribution
-from graphopt.numerics.specs import ValueSpec
+from graphopt.numerics.feeding.feedplan import FeedPlan, FeedSet, NoFeeds, Trial, Tried
+from graphopt.numerics.feeding.feeds import find_feeds
+from graphopt.numerics.feeding.generate import DISTRIBUTIONS, Distribution
+from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.values import flatten, is_float
 
 IMAGE = "float[N, 3, H, W] x"

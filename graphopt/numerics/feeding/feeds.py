@@ -1,7 +1,7 @@
 """Feeds for a real model, found without help: read from the graph first, then tried on the source.
 
 Two sets of sizes for the symbolic dims, several distributions and seeds; everything follows from the
-seed. User data is read by `graphopt.numerics.userdata`.
+seed. User data is read by `graphopt.numerics.feeding.userdata`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import NoReturn
 import onnx_ir as ir
 
 from graphopt.errors import BadInput
-from graphopt.numerics.demands import Sizes
-from graphopt.numerics.domains import Domain, domains
-from graphopt.numerics.feedplan import FeedPlan, FeedSet, InputPlan, NoFeeds, Trial, Tried
-from graphopt.numerics.generate import DISTRIBUTIONS, SMALL, Distribution, Recipe, draw
-from graphopt.numerics.guesses import Guesses
-from graphopt.numerics.shapeflow import Flow
-from graphopt.numerics.sizes import atoms_of, resolve, shapes_of, symbols_of
-from graphopt.numerics.specs import ValueSpec
+from graphopt.numerics.feeding.demands import Sizes
+from graphopt.numerics.feeding.domains import Domain, domains
+from graphopt.numerics.feeding.feedplan import FeedPlan, FeedSet, InputPlan, NoFeeds, Trial, Tried
+from graphopt.numerics.feeding.generate import DISTRIBUTIONS, SMALL, Distribution, Recipe, draw
+from graphopt.numerics.feeding.guesses import Guesses
+from graphopt.numerics.feeding.shapeflow import Flow
+from graphopt.numerics.feeding.sizes import atoms_of, resolve, shapes_of, symbols_of
+from graphopt.numerics.feeding.specs import ValueSpec
 
 _MOST_ATTEMPTS = 40
 _SECOND_ATTEMPTS = 10

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from graphopt import __version__
 from graphopt.model import paused_gc
 from graphopt.numerics.compare import Baseline, Outputs, structure_fault
-from graphopt.numerics.floor import LeafFloor, NoiseFloor
-from graphopt.numerics.noise import instrument, write
 from graphopt.numerics.reference import Reference
+from graphopt.numerics.rounding.floor import LeafFloor, NoiseFloor
+from graphopt.numerics.rounding.noise import instrument, write
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
 from graphopt.numerics.slices import Leaf, slice_errors
 from graphopt.numerics.values import digest, flatten, is_float

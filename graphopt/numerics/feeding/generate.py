@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.errors import BadInput
-from graphopt.numerics.domains import Domain
-from graphopt.numerics.specs import ValueSpec
+from graphopt.numerics.feeding.domains import Domain
+from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.values import dtype_of, is_float
 
 Distribution: TypeAlias = Literal[

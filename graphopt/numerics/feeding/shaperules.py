@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.numerics.constants import attribute, attributes, constant_of
-from graphopt.numerics.extent import Dim
-from graphopt.numerics.pickrules import PICK_RULES
-from graphopt.numerics.weightrules import WEIGHT_RULES
-from graphopt.numerics.windowrules import WINDOW_RULES
+from graphopt.numerics.feeding.constants import attribute, attributes, constant_of
+from graphopt.numerics.feeding.extent import Dim
+from graphopt.numerics.feeding.pickrules import PICK_RULES
+from graphopt.numerics.feeding.weightrules import WEIGHT_RULES
+from graphopt.numerics.feeding.windowrules import WINDOW_RULES
 
 if TYPE_CHECKING:
-    from graphopt.numerics.shapeflow import Dims, Flow
+    from graphopt.numerics.feeding.shapeflow import Dims, Flow
 
 _ALIKE = frozenset(
     {

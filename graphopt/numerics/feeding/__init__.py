@@ -1,0 +1,1 @@
+"""Feeds for a real model, found without help: what its operators demand, and what to draw."""
