@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def picture(model: Path) -> None:
     if result.record.result is not None:
         result.record.result.path = model.with_suffix(".opt.onnx").name
     console.print(render(result.record))
-    console.save_svg(str(HERE / "run.svg"), title="graphopt")
+    # Without the fonts that Rich would load from elsewhere: the picture is complete in itself.
+    drawn = re.sub(r"@font-face \{.*?\}\n", "", console.export_svg(title="graphopt"), flags=re.DOTALL)
+    (HERE / "run.svg").write_text(drawn, encoding="utf-8")
 
 
 if __name__ == "__main__":
