@@ -15,6 +15,8 @@ _GOOD: tuple[Verdict, ...] = ("identical", "rounding", "within tolerance")
 _FLOORS = 32.0
 # Beyond this share of the elements an output that is no float has not flipped by rounding.
 _FLIPPED = 0.05
+# Below so many times what rounding explains, and where no output shows it, nobody is accused.
+_CLEAR = 1.5
 _MOST_OPS = 6
 _ANOTHER = 0.05
 """An error of this share of the scale that no output shows is another value under an old name."""
@@ -49,11 +51,14 @@ def weigh(
             entry.local.not_checked["the name may mean another value now"] = renamed
     if wrong:
         first = wrong[0]
-        shown = f"{entry.reason} " if entry.verdict == "broken" else "No output shows it: "
+        hidden = entry.verdict != "broken"
+        shown = "No output shows it: " if hidden else f"{entry.reason} "
+        doubtful = hidden and first.error < _CLEAR
         times = f", {first.error:.3g} times what rounding explains" if first.error < float("inf") else ""
-        entry.verdict = "broken"
+        entry.verdict = "undecided" if doubtful else "broken"
         entry.reason = (
-            f"{shown}The rewrite at {where or first.value} is wrong by itself: in float64 '{first.value}' "
+            f"{shown}The rewrite at {where or first.value} {'may be' if doubtful else 'is'} wrong by itself:"
+            f" in float64 '{first.value}' "
             f"{first.reason}{times} ({_ops(first.ops[0])} > {_ops(first.ops[1])})."
         )
         for output in entry.outputs:

@@ -201,7 +201,9 @@ class _Look:
         *,
         narrow: bool = False,
     ) -> dict[str, Array]:
-        values = dict(frontier)
+        # What is read is rounded as well as what is made: an operator such as HardSigmoid adds before it
+        # multiplies, and what it loses in between is no share of its result.
+        values = {name: array if rounding is None else rounding(array) for name, array in frontier.items()}
         for node in nodes:
             for value in node.inputs:
                 if value is not None and value.name in self._constants[index] and value.name not in values:

@@ -307,3 +307,15 @@ def test_weights_rounded_to_half_are_no_fault_where_all_is_half(tmp_path: Path) 
 
     assert only(look(tmp_path, before, folded(1.0), x=x)).finding == "clean"
     assert only(look(tmp_path, before, folded(3.0), x=x)).finding == "wrong"
+
+
+@pytest.mark.parametrize("around", [-3.0, -2.9, 0.0, 2.0])
+def test_what_an_operator_loses_inside_is_rounding(tmp_path: Path, around: float) -> None:
+    # HardSwish has a sixth, the attribute of HardSigmoid a float close to it: near -3 the two differ by more
+    # than any share of the tiny result.
+    x = (around + 1e-2 * np.random.default_rng(1).standard_normal((64, 4))).astype(np.float32)
+    before = text("{ h = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x) y = Mul(x, h) }")
+    assert only(look(tmp_path, before, text("{ y = HardSwish(x) }"), x=x)).finding == "clean"
+    steeper = text("{ h = HardSigmoid<alpha = 0.168, beta = 0.5>(x) y = Mul(x, h) }")
+    if around:
+        assert only(look(tmp_path, before, steeper, x=x)).finding == "wrong"
