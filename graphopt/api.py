@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import __version__
-from graphopt.errors import BadInput, GraphoptError
+from graphopt.errors import BadInput, GraphoptError, SourceDiffers
 from graphopt.model import Model, paused_gc
 from graphopt.numerics.options import CheckOptions
 from graphopt.pipeline.cache import DiskCache
@@ -139,6 +139,7 @@ class _Plan:
     check: CheckMode
     on_failure: OnFailure
     setup: tuple[tuple[str, str], ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def run(
@@ -154,6 +155,8 @@ def run(
     dims: Mapping[str, int] | None = None,
     seed: int | None = None,
     samples: int | None = None,
+    special: bool = False,
+    reference: str | Path | None = None,
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
@@ -178,10 +181,13 @@ def run(
         check: ``pass`` checks after every pass that changed something, and each place that it changed
             where an output shows it; ``rewrite`` each place in any case; ``off`` nothing.
         on_failure: ``stop`` raises, ``rollback`` leaves the failing pass out and goes on.
-        inputs: Feeds from files, used in place of generated ones.
+        inputs: Feeds from files, used in place of generated ones, or beside as many as ``samples`` says.
         dims: Sizes of symbolic dims in the generated feeds.
         seed: What the generated feeds start from.
-        samples: How many feeds to draw.
+        samples: How many feeds to draw; 6 by default, and none beside ``inputs``.
+        special: Whether to draw one more, with NaN and infinities.
+        reference: What the source itself is checked against first: saved outputs of ``inputs`` (an .npz,
+            or a folder), or ``"torch:FILE.pt"``, which is loaded as ``torch.load`` does and may run code.
         atol: Absolute tolerance, as a share of each slice's scale; by output name if a mapping.
         rtol: Relative tolerance; by output name if a mapping.
         provider: ONNX Runtime's execution provider for the checks.
@@ -194,7 +200,8 @@ def run(
 
     Raises:
         BadInput: The model, the pipeline or an option cannot be used.
-        CheckFailed: Under ``stop``, a pass failed or broke the model; carries the result.
+        CheckFailed: Under ``stop``, a pass failed or broke the model, or the source differs from
+            ``reference``; carries the result.
     """
     begin = time.perf_counter()
     said = {
@@ -202,6 +209,8 @@ def run(
         "dims": dict(dims) if dims else None,
         "seed": seed,
         "samples": samples,
+        "special": special or None,
+        "reference": None if reference is None else str(reference),
         "atol": atol,
         "rtol": rtol,
         "provider": provider,
@@ -239,7 +248,11 @@ def run(
             instruments=watchers,
             tools=tools,
         )
-        outcome = manager.run(_first(source, origin))
+        try:
+            outcome = manager.run(_first(source, origin))
+        except SourceDiffers as error:
+            result = _refused(record, source, checker, path, begin)
+            raise CheckFailed(str(error), result) from error
         return _finish(record, outcome, checker, path, begin)
 
 
@@ -307,25 +320,36 @@ def _plan(
         steps = Pipeline(pipeline, registry)
     steps = steps.with_options(options)
     validate_skips(skips, steps)
-    mode, policy = _supported(check or settings.check, on_failure or settings.on_failure, settings)
+    mode, policy = _supported(check or settings.check, on_failure or settings.on_failure)
+    if mode == "off" and said["reference"] is not None:
+        raise BadInput("A reference needs the check: leave out --reference, or --check off.")
     merged = CheckOptions(
         **{**_of_file(settings), **{k: v for k, v in said.items() if v is not None}},
         every_rewrite=mode == "rewrite",
     )
-    return _Plan(steps, tuple(skips), merged, mode, policy, registry.plugin_files())
+    notes = _idle_plugins(registry, steps, pipeline)
+    return _Plan(steps, tuple(skips), merged, mode, policy, registry.plugin_files(), notes)
 
 
-def _supported(
-    check: str | None, on_failure: str | None, settings: CheckSettings
-) -> tuple[CheckMode, OnFailure]:
+def _idle_plugins(registry: Registry, steps: Pipeline, pipeline: PipelineSource) -> tuple[str, ...]:
+    """One sentence for each plugin of which no pass is in the pipeline."""
+    used = {step.step.name for step in steps.steps()}
+    owners: dict[str, list[str]] = {}
+    for entry in registry.passes():
+        if entry.plugin:
+            owners.setdefault(entry.owner, []).append(entry.name)
+    rest = f",{pipeline}" if isinstance(pipeline, str) and registry.is_pipeline(pipeline) else ",default"
+    return tuple(
+        f"No pass of {owner} is in this pipeline: --pipeline {','.join(names)}{rest} runs what it has."
+        for owner, names in owners.items()
+        if used.isdisjoint(names)
+    )
+
+
+def _supported(check: str | None, on_failure: str | None) -> tuple[CheckMode, OnFailure]:
     """Refuse what pipeline files may say and this version cannot do, rather than ignore it."""
-    later = {
-        "on-failure = 'heal'": on_failure == "heal",
-        "reference": settings.reference is not None,
-    }
-    for what, wanted in later.items():
-        if wanted:
-            raise BadInput(f"This version of graphopt does not have {what} yet: leave it out.")
+    if on_failure == "heal":
+        raise BadInput("This version of graphopt does not have on-failure = 'heal' yet: leave it out.")
     mode: CheckMode = "off" if check == "off" else "rewrite" if check == "rewrite" else "pass"
     return mode, "rollback" if on_failure == "rollback" else "stop"
 
@@ -336,6 +360,8 @@ def _of_file(settings: CheckSettings) -> dict[str, Any]:
         "dims": settings.dim,
         "seed": settings.seed,
         "samples": settings.samples,
+        "special": settings.special,
+        "reference": settings.reference,
         "atol": settings.atol,
         "rtol": settings.rtol,
         "provider": settings.provider,
@@ -360,6 +386,7 @@ def _begin(source: Model, path: Path | None, plan: _Plan) -> Record:
             metadata=dict(source.ir.metadata_props),
         ),
         pipeline=str(plan.pipeline),
+        notes=list(plan.notes),
     )
 
 
@@ -393,11 +420,23 @@ def _finish(
     return result
 
 
+def _refused(
+    record: Record, source: Model, checker: Checker | None, path: Path | None, begin: float
+) -> Result:
+    """What there is of a run whose source is wrong already."""
+    assert checker is not None, "only a check refuses a source"
+    record.feeds, record.tolerance = checker.feeds, checker.tolerance
+    _note_checker(record, checker)
+    record.seconds = time.perf_counter() - begin
+    return Result(source, record, _source=path)
+
+
 def _note_checker(record: Record, checker: Checker | None) -> None:
     """What the checks came to know on the way."""
     if checker is not None:
-        record.notes = checker.notes
+        record.notes += checker.notes
         record.noise_floor = checker.noise_floor
+        record.reference = checker.outside
 
 
 def _as_loaded(outcome: Outcome, checker: Checker | None) -> AsLoaded:
@@ -419,13 +458,19 @@ def _result_entry(record: Record, outcome: Outcome, loaded: AsLoaded) -> ResultE
         sha256="",
         nodes=sum(ops.values()),
         initializer_bytes=model.initializer_bytes(),
-        verdict=worst([_last_verdict(outcome), loaded.verdict]),
+        verdict=worst([_last_verdict(outcome), loaded.verdict, *_doubt(record)]),
         as_loaded=loaded,
         portability=_portability(model, ops),
         metadata_kept=kept,
         metadata_total=len(before),
         ops=ops,
     )
+
+
+def _doubt(record: Record) -> list[Verdict]:
+    """Whether the source itself is in doubt: then so is what was made of it."""
+    doubtful = record.reference is not None and record.reference.check.verdict == "undecided"
+    return ["undecided"] if doubtful else []
 
 
 def _last_verdict(outcome: Outcome) -> Verdict:

@@ -49,6 +49,12 @@ class PassError(GraphoptError):
     exit_code = 1
 
 
+class SourceDiffers(GraphoptError):
+    """The source, before any pass, differs from the outside reference that it was given."""
+
+    exit_code = 1
+
+
 class NotConverged(PassError):
     """A pass or a fixpoint kept on changing the model up to the cap."""
 

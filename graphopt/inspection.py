@@ -133,7 +133,7 @@ def inspect(path: str | Path, options: CheckOptions | None = None) -> Inspection
 
 
 def _feeds(model: Model, path: Path, options: CheckOptions) -> FeedReport:
-    origin = ", ".join(map(str, options.inputs)) or "found automatically"
+    origin = options.origin
     runtime = Runtime(pool, timeout=options.timeout)
     try:
         reference = establish(model, path.absolute(), options, runtime)
@@ -176,7 +176,7 @@ def _report(plan: FeedPlan, origin: str, *, error: str = "", notes: list[str] | 
                 symbol.kind,
                 symbol.why,
                 list(dict.fromkeys(tried[symbol.name] for tried in sizes)),
-                list(dict.fromkeys(dims[symbol.name] for dims in used)),
+                list(dict.fromkeys(dims[symbol.name] for dims in used if symbol.name in dims)),
             )
             for symbol in plan.symbols.values()
         ],

@@ -84,3 +84,14 @@ def test_named_pipelines_run(pipeline: str) -> None:
     result = graphopt.run(model(), pipeline)
     assert result.ok
     assert result.model.op_counts() == {"Relu": 1}
+
+
+def test_a_plugin_that_is_in_no_pipeline_is_told() -> None:
+    plugin = Path(__file__).parent / "faulty_passes.py"
+    result = graphopt.run(model(), "exact", plugins=[plugin], check="off")
+    (note,) = result.record.notes
+    assert "No pass of" in note
+    assert "faulty_passes.py" in note
+    assert ",exact runs what it has" in note
+    used = graphopt.run(model(), "surgeon-neg,exact", plugins=[plugin], check="off")
+    assert used.record.notes == []

@@ -10,7 +10,8 @@ import pytest
 
 import graphopt
 from graphopt.errors import BadInput
-from graphopt.export import export
+from graphopt.export import enliven, export
+from graphopt.numerics.options import CheckOptions
 
 pytestmark = [pytest.mark.yolo, pytest.mark.filterwarnings("ignore")]  # Ultralytics and PyTorch warn a lot
 pytest.importorskip("ultralytics")
@@ -60,6 +61,29 @@ def test_the_result_predicts_the_same(yolo: Path, tmp_path: Path, pipeline: str)
 def test_exported_twice_is_the_same(yolo: Path, tmp_path: Path) -> None:
     again = export("yolov8n.yaml", tmp_path / "again.onnx", {"imgsz": "320", "opset": "17"})
     assert onnx.load(again.path).graph == onnx.load(yolo).graph
+
+
+def test_the_export_agrees_with_its_weights(tmp_path: Path) -> None:
+    import torch
+    from ultralytics import YOLO
+
+    torch.manual_seed(0)
+    model: Any = YOLO("yolov8n.yaml")
+    enliven(model.model, 0)
+    weights, path = tmp_path / "yolov8n.pt", tmp_path / "yolov8n.onnx"
+    model.save(str(weights))
+    export(weights, path, {"imgsz": "160"})
+    options = CheckOptions(samples=3, reference=f"torch:{weights}")
+    report = graphopt.check(path, path, options)
+    assert report.verdict == "rounding"
+    assert any(note.startswith("The source agrees with torch:yolov8n.pt: rounding") for note in report.notes)
+    proto = onnx.load(path)
+    bias = next(w for w in proto.graph.initializer if w.name == "model.12.m.0.cv2.conv.bias")
+    bias.raw_data = (1.02 * onnx.numpy_helper.to_array(bias)).astype("float32").tobytes()
+    onnx.save(proto, path)
+    report = graphopt.check(path, path, options)
+    assert report.verdict == "broken"
+    assert report.reason.startswith("The source differs from its reference: output0: ")
 
 
 @pytest.mark.parametrize(

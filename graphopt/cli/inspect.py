@@ -11,6 +11,7 @@ def inspect(
     dim: o.Dims = None,
     seed: o.Seed = None,
     samples: o.Samples = None,
+    special: o.Special = False,
     provider: o.Provider = None,
     json: o.Json = False,
 ) -> int:
@@ -30,6 +31,7 @@ def inspect(
         "dims": o.sizes(dim) or None,
         "seed": seed,
         "samples": samples,
+        "special": special or None,
         "provider": provider,
     }
     options = dataclasses.replace(CheckOptions(), **{k: v for k, v in said.items() if v is not None})

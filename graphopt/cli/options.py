@@ -42,7 +42,19 @@ Dims = Annotated[
     typer.Option("--dim", metavar="NAME=N", help="Size of a symbolic dim in the feeds. Repeatable."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Where the feeds start from (default: 0).")]
-Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many feeds to draw (default: 6).")]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", min=1, help="How many feeds to draw (default: 6; beside --inputs none)."),
+]
+Special = Annotated[bool, typer.Option("--special", help="Also feed NaN and infinities.")]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        metavar="FILE.npz|torch:FILE.pt",
+        help="Check the source itself first: against saved outputs of --inputs, or against PyTorch.",
+    ),
+]
 Atol = Annotated[
     list[str] | None,
     typer.Option(

@@ -38,6 +38,8 @@ def run(
     dim: o.Dims = None,
     seed: o.Seed = None,
     samples: o.Samples = None,
+    special: o.Special = False,
+    reference: o.Reference = None,
     atol: o.Atol = None,
     rtol: o.Rtol = None,
     provider: o.Provider = None,
@@ -86,6 +88,8 @@ def run(
                 dims=o.sizes(dim),
                 seed=seed,
                 samples=samples,
+                special=special,
+                reference=reference,
                 atol=o.tolerances(atol, "--atol"),
                 rtol=o.tolerances(rtol, "--rtol"),
                 provider=provider,
@@ -107,9 +111,7 @@ def run(
     if failed is not None:
         sys.stderr.write(f"graphopt: {failed}\n")
         if failed.pass_name:
-            sys.stderr.write(
-                f"nothing was written; to go on without it: graphopt run {model} --skip {failed.pass_name}\n"
-            )
+            sys.stderr.write(f"nothing was written; to go on without it, add --skip {failed.pass_name}\n")
         return _FAILED
     if result.dropped:
         return _PARTIAL

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from graphopt.errors import SourceDiffers
 from graphopt.model import Model
 from graphopt.numerics.compare import ATOL, RTOL
 from graphopt.numerics.feeding.sizes import shapes_of
@@ -16,6 +17,7 @@ from graphopt.numerics.judge import Digests, Judge, Judgement, digests
 from graphopt.numerics.local.check import LocalChecker, note_sites
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.options import CheckOptions, Tolerances
+from graphopt.numerics.outside import find_outside, judge_source
 from graphopt.numerics.reference import Reference, establish
 from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
@@ -23,7 +25,16 @@ from graphopt.numerics.signature import Promise, loose_faults, metadata_faults, 
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.worker import Worker, pool
-from graphopt.record.data import AsLoaded, CheckEntry, Feeds, FloorEntry, Tolerance, Verdict, worst
+from graphopt.record.data import (
+    AsLoaded,
+    CheckEntry,
+    Feeds,
+    FloorEntry,
+    ReferenceEntry,
+    Tolerance,
+    Verdict,
+    worst,
+)
 from graphopt.rewrite.passes import KEEPS, Numerics, Pass, Signature
 
 _FAILING: tuple[Verdict, ...] = ("broken", "does not run")
@@ -40,6 +51,9 @@ class Checker:
         path: The file that the source was loaded from, if it is unchanged since; else it is written.
         worker: Gives the process that models run in.
         cache: Where noise floors are kept; None to keep none.
+
+    Attributes:
+        outside: The source against the outside reference, from `start` on; None where there is none.
     """
 
     def __init__(
@@ -62,6 +76,8 @@ class Checker:
         self._reference: Reference | None = None
         self._judge: Judge | None = None
         self._loaded: Judgement | None = None
+        self.outside: ReferenceEntry | None = None
+        self._outside_notes: Sequence[str] = ()
         self._digests: dict[tuple[str, ...], Digests] = {}
         self._written = 0
         # The model that the next pass starts from: its file, what it gives, and whether all up to it is
@@ -93,10 +109,8 @@ class Checker:
     def feeds(self) -> Feeds:
         """The feeds as the record has them."""
         sets = self.reference.feeds
-        origin = ", ".join(map(str, self.options.inputs)) or "found automatically"
-        return Feeds(
-            len(sets), sorted({feed.seed for feed in sets}) if not self.options.inputs else [], origin
-        )
+        seeds = {feed.seed for feed in sets if feed.distribution != "data"}
+        return Feeds(len(sets), sorted(seeds), self.options.origin)
 
     @property
     def tolerance(self) -> Tolerance:
@@ -115,7 +129,7 @@ class Checker:
         """Sentences about the feeds, the reference and the noise floor."""
         assert self._judge is not None, "start comes first"
         floor = self._judge.baseline.measured
-        notes = list(self.reference.notes)
+        notes = [*self.reference.notes, *self._outside_notes]
         if floor is not None:
             notes += [f"There is no noise floor: {floor.void}"] if floor.void else floor.notes
         return notes
@@ -126,11 +140,14 @@ class Checker:
         Raises:
             BadInput: The source does not run, no feeds are found, the data does not fit, or an option
                 names what does not exist.
+            SourceDiffers: The source is not what the outside reference says.
         """
         frozen: dict[str, int] = {}
         for step in steps:
             frozen.update(step.signature.dims)
         self._begin(source, frozen)
+        if self.outside is not None and self.outside.check.verdict in _FAILING:
+            raise SourceDiffers(_differs(self.outside))
 
     def _begin(self, source: Model, frozen: Mapping[str, int]) -> None:
         begun = (source.digest(), tuple(frozen.items()))
@@ -141,6 +158,7 @@ class Checker:
             self._last = self._digests[()]
             return
         demand_provider(self.options.provider)
+        outside = find_outside(self.options)
         if self._path is None:
             source.write(path)
         # The passes will change the model in place.
@@ -154,6 +172,9 @@ class Checker:
         self._local = LocalChecker(self._worker, self._reference.spec, self._reference.feeds)
         self._last = digests(self._reference.outputs)
         self._digests = {(): self._last}
+        if outside is not None:
+            found = judge_source(outside, source, self._judge, self.options, self._runtime)
+            self.outside, self._outside_notes = found
         self._begun = begun
 
     def before_pass(self, instance: str, step: Pass) -> None:
@@ -294,6 +315,12 @@ class Checker:
         assert self._promise is not None
         lost = metadata_faults(self._promise, candidate)
         lost_notes = [_sentence([fault]) for fault in lost]
+        outside = None if self.outside is None else self.outside.check
+        if self.outside is not None and self.outside.check.verdict in _FAILING:
+            reason = _differs(self.outside)
+            entry, loaded = CheckEntry("not checked", reason=reason), AsLoaded("not checked", reason=reason)
+            notes = tuple(self.notes)
+            return CheckReport("broken", reason, (), entry, loaded, self.feeds, self.tolerance, notes)
         faults = tuple(loose_faults(self._promise, candidate))
         if faults:
             reason = _sentence(faults)
@@ -316,6 +343,8 @@ class Checker:
         self._runtime.close(spec)
         verdict = worst([entry.verdict, loaded.verdict])
         reason = entry.reason if entry.verdict == verdict else f"As loaded: {loaded.reason}"
+        if outside is not None and outside.verdict == "undecided" and verdict not in _FAILING:
+            verdict, reason = "undecided", f"Whether the source is right: {outside.reason}"
         notes = (*self.notes, *lost_notes)
         return CheckReport(verdict, reason, (), entry, loaded, self.feeds, self.tolerance, notes)
 
@@ -405,6 +434,10 @@ def check_models(
     file = Path(a) if isinstance(a, str | Path) else None
     with Checker(options, path=file, worker=worker, cache=DiskCache()) as checker:
         return checker.compare(source, candidate, Path(b) if isinstance(b, str | Path) else None)
+
+
+def _differs(outside: ReferenceEntry) -> str:
+    return f"The source differs from its reference: {outside.check.reason}"
 
 
 def signatures(steps: Sequence[Pass]) -> list[Signature]:

@@ -85,6 +85,11 @@ class Judge:
             outputs, lambda _: self.baseline.noise_floor() or NoiseFloor(), self.baseline.axes
         )
 
+    @property
+    def reference(self) -> Reference:
+        """The source with its feeds and outputs."""
+        return self._reference
+
     def _baseline(
         self,
         outputs: Sequence[Outputs],

@@ -13,13 +13,18 @@ Tolerances: TypeAlias = "float | Mapping[str, float] | None"
 """One tolerance, or one by output name with ``""`` for the others; None for the default."""
 
 
+SAMPLES = 6
+"""How many sets of feeds are found where nobody says."""
+
+
 @dataclass(frozen=True)
 class CheckOptions:
     """How models are checked.
 
     Attributes:
-        inputs: Files with feeds; these are used alone. None: feeds are found automatically.
-        samples: How many sets of feeds to find.
+        inputs: Files with feeds. None: feeds are found automatically.
+        samples: How many sets of feeds to find; None for 6, or for none beside ``inputs``.
+        special: Whether to find one more set, with NaN and infinities among its numbers.
         seed: From which found feeds follow.
         dims: Sizes for symbolic dims of found feeds, by name or by ``INPUT:AXIS``.
         atol: Absolute tolerance as a share of the slice's scale, for all outputs or by output name
@@ -29,10 +34,13 @@ class CheckOptions:
         threads: Threads within an operator; None for one a core.
         timeout: Seconds that making a session, or one run, may take.
         every_rewrite: Whether to check each place that a pass changed, also where no output shows it.
+        reference: What the source itself is checked against: a file or folder of saved outputs of the
+            feeds in ``inputs``, or ``torch:FILE.pt``. None: the source is taken to be right.
     """
 
     inputs: Sequence[str | Path] = ()
-    samples: int = 6
+    samples: int | None = None
+    special: bool = False
     seed: int = 0
     dims: Mapping[str, int] = field(default_factory=dict[str, int])
     atol: Tolerances = None
@@ -41,3 +49,19 @@ class CheckOptions:
     threads: int | None = None
     timeout: float | None = 600.0
     every_rewrite: bool = False
+    reference: str | None = None
+
+    @property
+    def sets(self) -> int:
+        """How many sets of feeds to find, but for a special one."""
+        if self.samples is not None:
+            return self.samples
+        return 0 if self.inputs else SAMPLES
+
+    @property
+    def origin(self) -> str:
+        """Where the feeds come from, for people."""
+        given = ", ".join(map(str, self.inputs))
+        if not given:
+            return "found automatically"
+        return f"{given}, and found automatically" if self.sets or self.special else given

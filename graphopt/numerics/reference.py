@@ -13,6 +13,7 @@ from graphopt.errors import BadInput
 from graphopt.model import Model
 from graphopt.numerics.compare import Baseline, Outputs
 from graphopt.numerics.feeding.feeds import FeedPlan, FeedSet, Trial, find_feeds
+from graphopt.numerics.feeding.generate import DISTRIBUTIONS, Distribution
 from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.feeding.userdata import load_inputs
 from graphopt.numerics.options import CheckOptions
@@ -174,8 +175,12 @@ def _plan(
     frozen: Mapping[str, int],
     seen: dict[str, dict[str, str]],
 ) -> FeedPlan:
-    if options.inputs:
-        return FeedPlan(tuple(load_inputs(options.inputs, specs)))
+    given = tuple(load_inputs(options.inputs, specs)) if options.inputs else ()
+    turns: list[Distribution] = [DISTRIBUTIONS[i % len(DISTRIBUTIONS)] for i in range(options.sets)]
+    if options.special:
+        turns.append("special")
+    if not turns:
+        return FeedPlan(given)
 
     def attempt(feed: FeedSet) -> Trial:
         outcome = runtime.run(spec, [feed])
@@ -184,15 +189,17 @@ def _plan(
         seen[feed.key] = {name: digest({name: value}) for name, value in outcome.outputs[0].items()}
         return Trial(finite=_finite(outcome.outputs[0]))
 
-    return find_feeds(
+    plan = find_feeds(
         source.ir,
         specs,
         attempt,
-        samples=options.samples,
+        samples=len(turns),
         seed=options.seed,
         dims=options.dims,
         frozen=frozen,
+        distributions=turns,
     )
+    return replace(plan, sets=(*given, *plan.sets))
 
 
 def _finite(outputs: Outputs) -> float:

@@ -48,7 +48,8 @@ class CheckSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
         inputs: Absolute paths of the user's feeds.
         dim: Sizes of symbolic dims in the feeds.
         seed: The first seed of the feeds.
-        samples: How many sets of feeds.
+        samples: How many sets of feeds; beside ``inputs``, how many more.
+        special: Whether to feed NaN and infinities, too.
         atol: Absolute tolerance, of all outputs or by output.
         rtol: Relative tolerance, of all outputs or by output.
         reference: ``FILE.npz`` or ``torch:FILE.pt``, with an absolute path.
@@ -63,6 +64,7 @@ class CheckSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     dim: dict[str, _Count] | None = None
     seed: int | None = None
     samples: _Count | None = None
+    special: bool | None = None
     atol: _Tolerance | dict[str, _Tolerance] | None = None
     rtol: _Tolerance | dict[str, _Tolerance] | None = None
     reference: str | None = None
@@ -247,6 +249,7 @@ _EXPECTED = {
     "dim": "a table of sizes, each at least 1",
     "seed": "an integer",
     "samples": "an integer of at least 1",
+    "special": "true or false",
     "atol": "a number of at least 0, or a table of them by output",
     "rtol": "a number of at least 0, or a table of them by output",
     "reference": "FILE.npz or torch:FILE.pt",

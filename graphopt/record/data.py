@@ -162,6 +162,18 @@ class CheckEntry(msgspec.Struct):
     local: LocalSummary | None = None
 
 
+class ReferenceEntry(msgspec.Struct):
+    """The source itself against an outside reference.
+
+    Attributes:
+        origin: What it was checked against: ``torch:yolov8n.pt``, ``outputs.npz``.
+        check: The verdict on the source.
+    """
+
+    origin: str
+    check: CheckEntry
+
+
 class PassEntry(msgspec.Struct):
     """What one pass of the pipeline did, in one round of the fixpoint that it is in, if it is in one.
 
@@ -285,6 +297,7 @@ class Record(msgspec.Struct):
     feeds: Feeds = msgspec.field(default_factory=Feeds)
     tolerance: Tolerance = msgspec.field(default_factory=Tolerance)
     noise_floor: dict[str, FloorEntry] = {}
+    reference: ReferenceEntry | None = None
     notes: list[str] = []
     passes: list[PassEntry] = []
     result: ResultEntry | None = None

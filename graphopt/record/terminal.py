@@ -161,6 +161,8 @@ def max_error(outputs: Iterable[OutputCheck]) -> float | None:
 
 def _hidden(record: Record, shown: list[PassEntry]) -> Text:
     count = len(record.passes) - len(shown)
+    if not record.passes and record.reference is not None and record.reference.check.verdict == "broken":
+        return Text(f"  no pass was run: the source differs from {record.reference.origin}", style="dim")
     if not record.passes:
         return Text("  the pipeline is empty", style="dim")
     if not shown:
@@ -217,7 +219,8 @@ def _reason(record: Record) -> str:
 def _places(record: Record) -> str | None:
     """How many of the places that were rewritten were looked at one by one; None where none were."""
     assert record.result is not None
-    checks = [entry.check.local for entry in record.passes if entry.check is not None]
+    standing = [entry for entry in record.passes if entry.status == "changed"]
+    checks = [entry.check.local for entry in standing if entry.check is not None]
     found = [local for local in (*checks, record.result.as_loaded.local) if local is not None]
     if not found:
         return None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -80,6 +81,58 @@ def test_check_and_diff(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "broken" in capsys.readouterr().out
 
 
+def test_a_reference_decides_before_any_pass(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.array([[-1, 0, 2]], np.float32)
+    np.savez("x.npz", x=x)
+    np.savez("right.npz", y=np.maximum(x, 0))
+    np.savez("wrong.npz", y=x)
+    given = ["--inputs", "x.npz", "--reference"]
+    for command in (["run", "m.onnx", "-o", "o.onnx", "--pipeline", "exact"], ["check", "m.onnx", "m.onnx"]):
+        assert cli([*command, *given, "right.npz"]) == 0
+        assert "The source agrees with right.npz: identical" in capsys.readouterr().out
+        (here / "o.onnx").unlink(missing_ok=True)
+        assert cli([*command, *given, "wrong.npz"]) == 1
+        printed = capsys.readouterr()
+        said = " ".join((printed.out + printed.err).split())
+        assert "The source differs from its reference: y: " in said
+        assert not (here / "o.onnx").exists()
+        assert ("no pass was run: the source differs from wrong.npz" in said) == (command[0] == "run")
+
+
+def test_a_reference_that_leaves_doubt_is_exit_4(here: Path) -> None:
+    random = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[4] x) => (float[4] y) { s = RandomNormalLike(x) y = Add(x, s) }"""
+    onnx.save(onnx.parser.parse_model(random), "m.onnx")
+    np.savez("x.npz", x=np.ones(4, np.float32))
+    np.savez("y.npz", y=np.ones(4, np.float32))
+    given = ["--inputs", "x.npz", "--reference", "y.npz", "-q"]
+    assert cli(["run", "m.onnx", "-o", "o.onnx", "--pipeline", "eliminate-dead", *given]) == 4
+    assert cli(["check", "m.onnx", "m.onnx", *given]) == 4
+
+
+def test_samples_are_beside_the_inputs(here: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    np.savez("x.npz", x=np.ones((1, 3), np.float32))
+    sets = ([], 6, [0]), (["--special"], 7, [0]), (["--inputs", "x.npz"], 1, [])
+    more = (["--inputs", "x.npz", "--samples", "2"], 3, [0]), (["--inputs", "x.npz", "--special"], 2, [0])
+    for given, count, seeds in (*sets, *more):
+        assert cli(["check", "m.onnx", "m.onnx", "--json", *given]) == 0
+        feeds = json.loads(capsysbinary.readouterr().out)["feeds"]
+        assert (feeds["sets"], feeds["seeds"]) == (count, seeds)
+        assert cli(["inspect", "m.onnx", "--json", *given]) == 0
+        assert len(json.loads(capsysbinary.readouterr().out)["feeds"]["sets"]) == count
+
+
+def test_special_numbers_show_what_others_do_not(here: Path) -> None:
+    # Both are 0 for every finite number, and NaN for infinity.
+    aside = "z = IsNaN(x) n = Where(z, zero, x) y = Mul(n, zero)"
+    for name, body in (("a", "y = Mul(x, zero)"), ("b", aside)):
+        text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[64] x) => (float[64] y)
+            <float zero = {{0}}> {{ {body} }}"""
+        onnx.save(onnx.parser.parse_model(text), f"{name}.onnx")
+    assert cli(["check", "a.onnx", "b.onnx", "-q"]) == 0
+    assert cli(["check", "a.onnx", "b.onnx", "-q", "--special"]) == 1
+
+
 def test_records_can_be_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, extra in (("a", []), ("b", ["--skip", "eliminate-identity"])):
         assert cli(["run", "m.onnx", "-q", "--pipeline", "exact", "--record", f"{name}.json", *extra]) == 0
@@ -114,6 +167,8 @@ def test_passes_and_doctor(here: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["run", "m.onnx", "--atol", "x"], "--atol x"),
         (["run", "m.onnx", "--dim", "q=1"], "'q'"),
         (["run", "m.onnx", "--inputs", "none.npz"], "none.npz"),
+        (["run", "m.onnx", "--reference", "torch:none.pt"], "No such file: 'none.pt'"),
+        (["check", "m.onnx", "m.onnx", "--reference", "bad.toml"], "Cannot read the reference 'bad.toml'"),
         (["run", "m.onnx", "--provider", "Nope"], "no provider 'Nope'"),
         (["run", "new.onnx"], "opset 99"),
         (["check", "m.onnx", "none.onnx"], "No such file"),

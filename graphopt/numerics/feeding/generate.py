@@ -37,6 +37,7 @@ signs and denormal numbers among normal ones, and is drawn on request only.
 """
 
 _SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45)
+_SPECIAL_FROM = 32
 
 _WORDS = ("graph", "a", "The quick brown fox", "42", "", "naïve", "x_1", "hello world")
 SMALL = 9
@@ -201,7 +202,12 @@ def _floats(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) ->
     if recipe.distribution == "constant":
         return np.full(shape, rng.standard_normal())
     if recipe.distribution == "special":
-        return np.where(rng.random(size=shape) < 0.1, rng.choice(_SPECIAL, size=shape), normal)
+        values = np.where(rng.random(size=shape) < 0.1, rng.choice(_SPECIAL, size=shape), normal)
+        if values.size >= _SPECIAL_FROM:
+            # Each of them is there, also where a tenth of the elements is few.
+            places = rng.choice(values.size, size=len(_SPECIAL), replace=False)
+            values.reshape(-1)[places] = _SPECIAL
+        return values
     if recipe.distribution == "wide":
         # Heavy tails: most elements within 3, a few beyond 30.
         return normal * np.exp(np.abs(rng.standard_normal(size=shape)))

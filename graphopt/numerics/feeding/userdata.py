@@ -42,6 +42,39 @@ def load_inputs(paths: Sequence[str | Path], specs: Sequence[ValueSpec]) -> list
     return sets
 
 
+def read_expected(path: Path, specs: Sequence[ValueSpec]) -> list[tuple[str, dict[str, Any]]]:
+    """Read saved outputs, one set for each set of feeds.
+
+    Args:
+        path: An .npz whose arrays are named as the outputs; a folder of them, in the order of their names;
+            a folder with output_0.pb, ..., or with test_data_set_N folders of them.
+        specs: The outputs of the model.
+
+    Returns:
+        The values by output name, each set with the name of its file.
+
+    Raises:
+        BadInput: A file cannot be read.
+    """
+    if not path.is_dir():
+        return [(path.name, _read_npz(path, specs))]
+    sets = _test_data(path, "output")
+    if sets:
+        return [(inner.name, _read_test_data(inner, specs, "output")) for inner in sets]
+    packed = sorted(path.glob("*.npz"))
+    if not packed:
+        raise BadInput(f"The folder '{path}' holds no .npz and no output_0.pb: there is no reference in it.")
+    return [(file.name, _read_npz(file, specs)) for file in packed]
+
+
+def _test_data(path: Path, what: str) -> list[Path]:
+    """The folders with test data at a path, or the path itself."""
+    sets = sorted(inner for inner in path.glob("test_data_set_*") if inner.is_dir())
+    if not sets and any(path.glob(f"{what}_*.pb")):
+        sets = [path]
+    return sets
+
+
 def _expand(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for given in paths:
@@ -75,11 +108,9 @@ def _read(path: Path, specs: Sequence[ValueSpec]) -> list[tuple[str, dict[str, A
 
 
 def _read_folder(path: Path, specs: Sequence[ValueSpec]) -> list[tuple[str, dict[str, Any]]]:
-    sets = sorted(inner for inner in path.glob("test_data_set_*") if inner.is_dir())
-    if not sets and any(path.glob("input_*.pb")):
-        sets = [path]
+    sets = _test_data(path, "input")
     if sets:
-        return [(inner.name, _read_test_data(inner, specs)) for inner in sets]
+        return [(inner.name, _read_test_data(inner, specs, "input")) for inner in sets]
     packed = sorted(path.glob("*.npz"))
     if packed:
         return [(file.name, _read_npz(file, specs)) for file in packed]
@@ -112,21 +143,21 @@ def _read_npz(path: Path, specs: Sequence[ValueSpec]) -> dict[str, Any]:
     return arrays
 
 
-def _read_test_data(folder: Path, specs: Sequence[ValueSpec]) -> dict[str, Any]:
+def _read_test_data(folder: Path, specs: Sequence[ValueSpec], what: str) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
-    files = sorted(folder.glob("input_*.pb"), key=lambda file: int(file.stem.rpartition("_")[2]))
+    files = sorted(folder.glob(f"{what}_*.pb"), key=lambda file: int(file.stem.rpartition("_")[2]))
     for file in files:
         position = int(file.stem.rpartition("_")[2])
         if position >= len(specs):
             raise BadInput(
-                f"'{file}' is data for input {position}, and the model has only {len(specs)} inputs."
+                f"'{file}' is data for {what} {position}, and the model has only {len(specs)} {what}s."
             )
         spec = specs[position]
         try:
             arrays[spec.name] = _read_proto(file.read_bytes(), spec)
         except (DecodeError, ValueError, TypeError) as error:
             raise BadInput(
-                f"Cannot read '{file}' as a value for input {spec}: {_first_line(error)}."
+                f"Cannot read '{file}' as a value for {what} {spec}: {_first_line(error)}."
             ) from error
     return arrays
 
