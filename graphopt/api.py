@@ -46,7 +46,8 @@ from graphopt.storage import SavedFile, sha256
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from graphopt.numerics.check import Checker, CheckReport
+    from graphopt.numerics.check import Checker
+    from graphopt.numerics.pair import CheckReport
 
 ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Model"
 PipelineSource: TypeAlias = "str | Pipeline | Sequence[Pass | str]"
@@ -266,7 +267,7 @@ def check(
     Raises:
         BadInput: A file cannot be loaded, ``a`` does not run, or no feeds are found for it.
     """
-    from graphopt.numerics.check import check_models
+    from graphopt.numerics.pair import check_models
 
     return check_models(a, b, options)
 

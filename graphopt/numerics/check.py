@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from graphopt.errors import SourceDiffers
@@ -21,7 +21,7 @@ from graphopt.numerics.outside import find_outside, judge_source
 from graphopt.numerics.reference import Reference, establish
 from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
-from graphopt.numerics.signature import Promise, loose_faults, metadata_faults, signature_faults
+from graphopt.numerics.signature import Promise, signature_faults
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.worker import Worker, pool
@@ -33,12 +33,12 @@ from graphopt.record.data import (
     ReferenceEntry,
     Tolerance,
     Verdict,
-    worst,
 )
-from graphopt.rewrite.passes import KEEPS, Numerics, Pass, Signature
+from graphopt.rewrite.passes import Numerics, Pass, Signature
 
-_FAILING: tuple[Verdict, ...] = ("broken", "does not run")
-_OPEN: tuple[Verdict, ...] = ("broken", "undecided")
+FAILING: tuple[Verdict, ...] = ("broken", "does not run")
+OPEN: tuple[Verdict, ...] = ("broken", "undecided")
+"""What a closer look may change."""
 
 
 class Checker:
@@ -146,8 +146,8 @@ class Checker:
         for step in steps:
             frozen.update(step.signature.dims)
         self._begin(source, frozen)
-        if self.outside is not None and self.outside.check.verdict in _FAILING:
-            raise SourceDiffers(_differs(self.outside))
+        if self.outside is not None and self.outside.check.verdict in FAILING:
+            raise SourceDiffers(differs(self.outside))
 
     def _begin(self, source: Model, frozen: Mapping[str, int]) -> None:
         begun = (source.digest(), tuple(frozen.items()))
@@ -191,7 +191,7 @@ class Checker:
         changes = signatures(steps)
         faults = signature_faults(self._promise, event.model, changes)
         if faults:
-            return CheckEntry("broken", time.perf_counter() - begin, reason=_sentence(faults))
+            return CheckEntry("broken", time.perf_counter() - begin, reason=sentence(faults))
         spec = self._write(event.model)
         judged = self._judge.judge(spec, changes, lossy=_is_lossy(steps))
         self._runtime.close(spec)
@@ -233,7 +233,7 @@ class Checker:
     def _move_on(self, path: Path, judged: Judgement, *, proven: bool) -> None:
         """Keep the file of the model that the next pass starts from: after a failure the one before."""
         obsolete = path
-        if judged.entry.verdict not in _FAILING:
+        if judged.entry.verdict not in FAILING:
             obsolete, self._latest = self._latest, path
             self._last, self._proven = judged.digests, proven
         if obsolete.is_relative_to(self._scratch) and obsolete.parent != self._scratch:
@@ -268,7 +268,7 @@ class Checker:
         )
         final = self._judge.judge(spec, changes, lossy=lossy)
         self._runtime.close(spec)
-        if final.entry.verdict in _OPEN and not lossy:
+        if final.entry.verdict in OPEN and not lossy:
             self._look_into_loading(final, spec, changes)
         verdict, reason = self._blame(final, self._loaded, changes)
         seconds = time.perf_counter() - begin
@@ -291,7 +291,7 @@ class Checker:
         fused = replace(spec, level="extended")
         outputs = [run for run in self._judge.judge(fused).outputs if run is not None]
         alike = bool(outputs) and not any(
-            output.verdict in _OPEN for output in self._judge.baseline_of(outputs).compare(final.outputs)
+            output.verdict in OPEN for output in self._judge.baseline_of(outputs).compare(final.outputs)
         )
         target = self._scratch / "loading" / "model.onnx"
         target.parent.mkdir(exist_ok=True)
@@ -301,59 +301,12 @@ class Checker:
         self._runtime.close(fused)
         shutil.rmtree(target.parent)
 
-    def compare(self, source: Model, candidate: Model, path: Path | None = None) -> CheckReport:
-        """Check any model against any other; see `check_models`.
-
-        Args:
-            source: The model that is right.
-            candidate: The other one.
-            path: The file of the other one, if it is unchanged since it was loaded.
-        """
-        frozen = _narrowed(source, candidate)
-        self._begin(source, frozen)
-        assert self._judge is not None
-        assert self._promise is not None
-        lost = metadata_faults(self._promise, candidate)
-        lost_notes = [_sentence([fault]) for fault in lost]
-        outside = None if self.outside is None else self.outside.check
-        if self.outside is not None and self.outside.check.verdict in _FAILING:
-            reason = _differs(self.outside)
-            entry, loaded = CheckEntry("not checked", reason=reason), AsLoaded("not checked", reason=reason)
-            notes = tuple(self.notes)
-            return CheckReport("broken", reason, (), entry, loaded, self.feeds, self.tolerance, notes)
-        faults = tuple(loose_faults(self._promise, candidate))
-        if faults:
-            reason = _sentence(faults)
-            entry, loaded = CheckEntry("broken", reason=reason), AsLoaded("not checked", reason=reason)
-            notes = (*self.reference.notes, *lost_notes)
-            return CheckReport("broken", reason, faults, entry, loaded, self.feeds, self.tolerance, notes)
-        change = Signature(changes=True, dims=frozen) if frozen else KEEPS
-        spec = (
-            self._write(candidate)
-            if path is None
-            else replace(self.reference.spec, path=str(path.absolute()))
-        )
-        judged = self._judge.judge(spec, [change])
-        entry, self._last = judged.entry, judged.digests
-        if entry.verdict in _OPEN and not frozen:
-            report = self._local.check(self._latest, Path(spec.path))
-            weigh(entry, report, opaque=True, proven=True, quantized=self.reference.quantized)
-            self._proven = entry.verdict not in _OPEN
-        loaded = self._as_loaded(spec.path, [change], lossy=False)
-        self._runtime.close(spec)
-        verdict = worst([entry.verdict, loaded.verdict])
-        reason = entry.reason if entry.verdict == verdict else f"As loaded: {loaded.reason}"
-        if outside is not None and outside.verdict == "undecided" and verdict not in _FAILING:
-            verdict, reason = "undecided", f"Whether the source is right: {outside.reason}"
-        notes = (*self.notes, *lost_notes)
-        return CheckReport(verdict, reason, (), entry, loaded, self.feeds, self.tolerance, notes)
-
     def _blame(
         self, final: Judgement, source: Judgement, changes: Sequence[Signature]
     ) -> tuple[Verdict, str]:
         """What the result's verdict is, given that the source itself may suffer from being loaded."""
         entry, own = final.entry, source.entry
-        if entry.verdict not in _FAILING or own.verdict not in _FAILING:
+        if entry.verdict not in FAILING or own.verdict not in FAILING:
             return entry.verdict, entry.reason
         if own.verdict == "does not run":
             return entry.verdict, f"{entry.reason} The source loaded so does not run either: {own.reason}"
@@ -362,7 +315,7 @@ class Checker:
         assert self._judge is not None
         outputs = [run for run in source.outputs if run is not None]
         against = self._judge.baseline_of(outputs).compare(final.outputs)
-        if any(output.verdict in _FAILING for output in against):
+        if any(output.verdict in FAILING for output in against):
             return entry.verdict, f"{entry.reason} The source loaded so is wrong in another way: {own.reason}"
         return "undecided", (
             "onnxruntime's own optimizer changes the source when it loads it, and the result agrees with "
@@ -390,53 +343,8 @@ class Checker:
         return replace(self.reference.spec, path=str(path.absolute()))
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    """What checking one model against another found.
-
-    Attributes:
-        verdict: The verdict over all.
-        reason: One sentence that explains it.
-        signature: One phrase for each way in which the signatures clash; then nothing was run.
-        numerics: The second model against the first, both without the runtime's optimizations.
-        as_loaded: The second model as ``InferenceSession(path)`` runs it.
-        feeds: What they were run on.
-        tolerance: What was allowed.
-        notes: Sentences about the feeds, the reference, and metadata that is lost.
-    """
-
-    verdict: Verdict
-    reason: str
-    signature: tuple[str, ...]
-    numerics: CheckEntry
-    as_loaded: AsLoaded
-    feeds: Feeds
-    tolerance: Tolerance
-    notes: tuple[str, ...]
-
-
-def check_models(
-    a: str | Path | Model,
-    b: str | Path | Model,
-    options: CheckOptions | None = None,
-    *,
-    worker: Callable[[], Worker] = pool,
-) -> CheckReport:
-    """Check model ``b`` against model ``a``: signature, numerics, as loaded.
-
-    Names, order and types of inputs and outputs must agree, and shapes must not clash; where ``b`` has a
-    number for a symbolic dim of ``a``, feeds of that size are compared.
-
-    Raises:
-        BadInput: A file cannot be loaded, ``a`` does not run, or no feeds are found for it.
-    """
-    source, candidate = Model.of(a), Model.of(b)
-    file = Path(a) if isinstance(a, str | Path) else None
-    with Checker(options, path=file, worker=worker, cache=DiskCache()) as checker:
-        return checker.compare(source, candidate, Path(b) if isinstance(b, str | Path) else None)
-
-
-def _differs(outside: ReferenceEntry) -> str:
+def differs(outside: ReferenceEntry) -> str:
+    """The sentence for a source that is not what the outside reference says."""
     return f"The source differs from its reference: {outside.check.reason}"
 
 
@@ -449,23 +357,13 @@ def _is_lossy(steps: Sequence[Pass]) -> bool:
     return any(step.numerics is Numerics.LOSSY for step in steps)
 
 
-def _narrowed(source: Model, candidate: Model) -> dict[str, int]:
-    """The sizes that the candidate's inputs demand of dims that are symbolic in the source's."""
-    others = {port.name: port.shape for port in candidate.interface().inputs}
-    found: dict[str, int] = {}
-    for port in source.interface().inputs:
-        for axis, (dim, other) in enumerate(zip(port.shape or (), others.get(port.name) or (), strict=False)):
-            if not isinstance(dim, int) and isinstance(other, int):
-                found[f"{port.name}:{axis}"] = other
-    return found
-
-
 def _general(given: Tolerances, default: float) -> float:
     if isinstance(given, Mapping):
         return given.get("", default)
     return default if given is None else given
 
 
-def _sentence(faults: Sequence[str]) -> str:
+def sentence(faults: Sequence[str]) -> str:
+    """Phrases as one sentence."""
     text = "; ".join(faults)
     return f"{text[0].upper()}{text[1:]}."

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.numerics.check import CheckReport
+from graphopt.numerics.pair import CheckReport
 from graphopt.record.data import (
     CheckEntry,
     OutputCheck,

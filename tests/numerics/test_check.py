@@ -13,8 +13,9 @@ from onnx import numpy_helper
 
 from graphopt.errors import BadInput
 from graphopt.model import Model
-from graphopt.numerics.check import Checker, check_models
+from graphopt.numerics.check import Checker
 from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.pair import check_models
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.record.data import CheckEntry, PassEntry
 from graphopt.rewrite.passes import KEEPS, Numerics, OpaquePass, Signature

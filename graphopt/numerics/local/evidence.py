@@ -15,8 +15,8 @@ _GOOD: tuple[Verdict, ...] = ("identical", "rounding", "within tolerance")
 _FLOORS = 32.0
 # Beyond this share of the elements an output that is no float has not flipped by rounding.
 _FLIPPED = 0.05
-# Below so many times what rounding explains, and where no output shows it, nobody is accused.
-_CLEAR = 1.5
+# Below so many times what rounding explains, and where no output shows it, no tool is accused.
+_CLEAR = 2.0
 _MOST_OPS = 6
 _ANOTHER = 0.05
 """An error of this share of the scale that no output shows is another value under an old name."""
@@ -53,7 +53,7 @@ def weigh(
         first = wrong[0]
         hidden = entry.verdict != "broken"
         shown = "No output shows it: " if hidden else f"{entry.reason} "
-        doubtful = hidden and first.error < _CLEAR
+        doubtful = hidden and opaque and first.error < _CLEAR
         times = f", {first.error:.3g} times what rounding explains" if first.error < float("inf") else ""
         entry.verdict = "undecided" if doubtful else "broken"
         entry.reason = (

@@ -16,7 +16,7 @@ Finding = Literal["clean", "wrong", "not checked"]
 # A dropped BatchNorm epsilon stands 30 to 90 times above the local error of float32; folded weights that
 # were rounded to float32 stand about as high as that error.
 _TIMES = 10.0
-_SPREADS = 6.0
+_SPREADS = 4.0
 """As `_TIMES`, of what random perturbations of one unit moved the value by at most."""
 # What a rounded constant may move a value by, in units of the slice's scale.
 _UNITS = 4.0
