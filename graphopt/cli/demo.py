@@ -11,7 +11,7 @@ import typer
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where to put the models.")] = Path("demo"),
 ) -> int:
-    """Export a YOLOv8n, optimize it, check it, and show that it still detects the same.
+    """Export a YOLOv8n, optimize it, and check it after every pass and as loaded.
 
     Example: graphopt demo
     """

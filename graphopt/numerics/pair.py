@@ -115,7 +115,6 @@ def check_models(
         return checker.compare(source, candidate, Path(b) if isinstance(b, str | Path) else None)
 
 
-
 def _narrowed(source: Model, candidate: Model) -> dict[str, int]:
     """The sizes that the candidate's inputs demand of dims that are symbolic in the source's."""
     others = {port.name: port.shape for port in candidate.interface().inputs}
