@@ -24,7 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 CODE = {
     "graphopt": (
-        "import graphopt, sys; graphopt.run(sys.argv[1], 'exact', check='off', cache=False).save(sys.argv[2])"
+        "import sys; from graphopt.cli import main; main(['run', sys.argv[1], '-o', sys.argv[2],"
+        " '--pipeline', 'exact', '--check', 'off', '--no-cache', '--quiet'])"
     ),
     "onnxsim": (
         "import onnx, onnxsim, sys; onnx.save(onnxsim.simplify(onnx.load(sys.argv[1]))[0], sys.argv[2])"

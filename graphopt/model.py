@@ -259,7 +259,7 @@ class Model:
             graph = stack.pop()
             yield graph
             for node in graph:
-                if node.attributes:
+                if node.attributes.data:
                     stack.extend(_subgraphs(node))
 
     def _nodes(self) -> Iterator[ir.Node]:
@@ -375,7 +375,7 @@ def _is_sorted(graph: ir.Graph, undefined: Callable[[ir.Node, ir.Value], None]) 
                     undefined(node, value)
             elif producer not in done and producer.graph is graph:
                 in_order = False
-        if node.attributes:
+        if node.attributes.data:
             for inner in _subgraphs(node):
                 in_order &= _reads_only(inner, graph, done) and _is_sorted(inner, undefined)
         done.add(node)
@@ -394,7 +394,7 @@ def _reads_only(graph: ir.Graph, outer: ir.Graph, done: set[ir.Node]) -> bool:
 
 def _subgraphs(node: ir.Node) -> list[ir.Graph]:
     found: list[ir.Graph] = []
-    for attr in node.attributes.values():
+    for attr in node.attributes.data.values():
         if attr.type == ir.AttributeType.GRAPH and not attr.is_ref():
             found.append(attr.as_graph())
         elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
