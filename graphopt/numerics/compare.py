@@ -333,6 +333,7 @@ def _entry(name: str, axis: int | None, tally: Tally, numerics: Numerics) -> Out
         entry.max_abs, entry.max_rel = tally.max_abs, tally.max_rel
         entry.mean_abs = tally.sum_abs / tally.numeric
         entry.rmse = math.sqrt(tally.sum_square / tally.numeric)
+        entry.quantiles = tally.quantiles()
         entry.cosine = tally.cosine
         entry.sqnr_db = tally.sqnr_db if math.isfinite(tally.sqnr_db) else None
     return entry

@@ -139,6 +139,8 @@ class Judge:
         results = iter(outcome.outputs)
         outputs = tuple(None if feed is None else next(results) for feed in feeds)
         entries = expected.compare(outputs, Numerics.LOSSY if lossy else Numerics.REASSOCIATES)
+        for entry in entries:
+            _tell_steps(entry, self._reference.steps.get(entry.name))
         entry = summary(entries, time.perf_counter() - begin)
         return Judgement(entry, digests(outcome.outputs), outcome, outputs)
 
@@ -180,6 +182,15 @@ def _mapped_outputs(outputs: Outputs, changes: Sequence[Signature]) -> Outputs:
         if change.outputs is not None:
             outputs = change.outputs(outputs)
     return outputs
+
+
+def _tell_steps(entry: OutputCheck, step: float | None) -> None:
+    if step is None or entry.max_abs is None:
+        return
+    entry.steps = entry.max_abs / step
+    if entry.reason and round(entry.steps) >= 1:
+        plural = "s" if round(entry.steps) > 1 else ""
+        entry.reason += f" The largest error is {round(entry.steps)} quantization step{plural}."
 
 
 def digests(runs: Sequence[Outputs]) -> Digests:

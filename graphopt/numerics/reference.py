@@ -41,6 +41,7 @@ _MOVERS = frozenset(
         *("Gather", "GatherElements", "GatherND", "TopK", "Max", "Min", "ReduceMax", "ReduceMin", "Mul"),
     }
 )
+_SHAPERS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 _LEVELS: tuple[Level, ...] = ("disable", "basic", "all")
 
 
@@ -58,6 +59,7 @@ class Reference:
         quantized: Whether the model rounds activations to quantization steps.
         jumps: Whether rounding can make a value jump: quantization steps, or an order by size.
         grain: By output, the absolute steps in which its values come.
+        steps: By output, the quantization step that it comes in.
         notes: Sentences about how the reference had to be computed.
     """
 
@@ -70,6 +72,7 @@ class Reference:
     quantized: bool
     jumps: bool
     grain: Mapping[str, float]
+    steps: Mapping[str, float]
     notes: tuple[str, ...]
 
     @property
@@ -120,6 +123,7 @@ def establish(
         bool(operators & _QUANTIZERS),
         bool(operators & (_QUANTIZERS | _SORTERS)),
         grains(source.ir),
+        quantization_steps(source.ir),
         (*notes, *plan.notes),
     )
 
@@ -232,6 +236,21 @@ def _comes_from_sigmoid(output: ir.Value) -> bool:
         if node.op_type in _MOVERS:
             pending.extend(value for value in node.inputs if value is not None)
     return False
+
+
+def quantization_steps(model: ir.Model) -> dict[str, float]:
+    """The scale of outputs that a DequantizeLinear of one scale gives, however they are moved since."""
+    found: dict[str, float] = {}
+    for output in model.graph.outputs:
+        node = output.producer()
+        while node is not None and node.op_type in _SHAPERS:
+            node = None if node.inputs[0] is None else node.inputs[0].producer()
+        scale = node.inputs[1] if node is not None and node.op_type == "DequantizeLinear" else None
+        if scale is not None and scale.is_initializer() and scale.const_value is not None:
+            array = scale.const_value.numpy()
+            if array.size == 1 and float(array.reshape(-1)[0]) > 0:
+                found[output.name or ""] = float(array.reshape(-1)[0])
+    return found
 
 
 def _outputs(

@@ -23,6 +23,10 @@ from graphopt.numerics.slices import (
 )
 from graphopt.numerics.values import Array, is_float, same_bits
 
+_PERCENT = (50.0, 90.0, 99.0, 99.9)
+_SAMPLED = 1 << 16
+"""About so many elements of an array are enough for its quantiles."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -34,6 +38,7 @@ class Tally:
         identical: Whether all were bit for bit the same.
         mismatched: Elements outside the tolerance; of these ``doubtful`` could be rounding beside an
             exact zero, ``special`` are NaN or infinite on one side only, ``discrete`` are no floats.
+        sample: Absolute errors of an even sample of elements.
         share: The largest error of an element outside the tolerance, as a share of its slice's scale.
         cosine, sqnr_db: The lowest over the arrays.
         grader: What the noise floor says.
@@ -59,6 +64,7 @@ class Tally:
     discrete: int = 0
     share: float = 0.0
     worst: Worst = field(default_factory=Worst)
+    sample: list[Wide] = field(default_factory=list[Wide])
     grader: Grader = field(default_factory=Grader)
 
     def add(
@@ -122,6 +128,7 @@ class Tally:
                 disagree = set_specials_aside(e, a, error)
             sums.add(e, a, error)
             np.abs(error, out=error)
+            self.sample.append(error.reshape(-1)[:: 1 + expected.size // _SAMPLED].copy())
             np.abs(e, out=e)
             self._relate(error, e)
             slices = key[1]
@@ -182,6 +189,13 @@ class Tally:
         self.max_abs = max(self.max_abs, float(error.max()))
         relative = np.divide(error, absolute, out=np.zeros_like(error), where=absolute > 0)
         self.max_rel = max(self.max_rel, float(relative.max()))
+
+    def quantiles(self) -> dict[str, float]:
+        """Quantiles of the absolute error by percentage, over an even sample of the arrays that differ."""
+        if not self.sample:
+            return {}
+        found = np.quantile(np.concatenate(self.sample), [share / 100 for share in _PERCENT])
+        return {f"{share:g}": float(value) for share, value in zip(_PERCENT, found, strict=True)}
 
     def _take(self, sums: _Sums) -> None:
         self.sum_abs += sums.error_abs

@@ -118,6 +118,9 @@ class OutputCheck(msgspec.Struct):
             elements that rounding changes; None where it was not measured.
         max_abs, max_rel, mean_abs, rmse, cosine, sqnr_db: Error statistics over all feeds; sqnr in
             decibel; None where they are not defined (text, sequences of differing length).
+        quantiles: Quantiles of the absolute error by percentage (``"50"``, ``"99.9"``), over an even
+            sample of the arrays that are not bit-identical.
+        steps: ``max_abs`` in quantization steps, where the output comes from a DequantizeLinear of one scale.
         mismatched: The share of elements outside the tolerance, 0 to 1.
         worst_index: Where the worst element is.
         expected, actual: The worst element's values, reference first.
@@ -139,6 +142,8 @@ class OutputCheck(msgspec.Struct):
     rmse: float | None = None
     cosine: float | None = None
     sqnr_db: float | None = None
+    quantiles: dict[str, float] = {}
+    steps: float | None = None
     mismatched: float | None = None
     worst_index: list[int] | None = None
     expected: float | str | None = None

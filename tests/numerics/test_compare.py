@@ -506,3 +506,14 @@ class TestNoiseFloor:
         for _ in range(2):
             prepared.compare([{"y": RAMP + np.float32(1e-4)}])
         assert asked == ["asked"]
+
+
+def test_quantiles_of_the_error() -> None:
+    reference = np.ones((1, 1000), np.float32)
+    other = reference.copy()
+    other[0, :20] += np.float32(0.5)
+    (entry,) = compare([{"y": reference}], [{"y": other}])
+    assert entry.quantiles["50"] == entry.quantiles["90"] == 0.0
+    assert entry.quantiles["99"] == pytest.approx(0.5)
+    (same,) = compare([{"y": reference}], [{"y": reference.copy()}])
+    assert same.quantiles == {}

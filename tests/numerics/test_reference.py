@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from graphopt.errors import BadInput
 from graphopt.model import Model
 from graphopt.numerics.options import CheckOptions
-from graphopt.numerics.reference import Reference, coarsest, establish, grains
+from graphopt.numerics.reference import Reference, coarsest, establish, grains, quantization_steps
 from graphopt.numerics.runtime import Level, Opened, Runtime, SessionSpec
 
 
@@ -102,3 +102,11 @@ def test_a_quantized_model_is_seen(tmp_path: Path) -> None:
     }"""
     assert refer(model(text), tmp_path).quantized
     assert not refer(model(TEXT), tmp_path).quantized
+
+
+def test_the_steps_of_a_quantized_output() -> None:
+    body = "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Flatten(d) z2 = Relu(x) }"
+    found = model(
+        f"g (float[N, 2] x) => (float[N, 2] y, float[N, 2] z2) {body}", s=np.float32(0.25), z=np.uint8(128)
+    )
+    assert quantization_steps(found.ir) == {"y": 0.25}
