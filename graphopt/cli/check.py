@@ -36,24 +36,21 @@ def check(
 
     from graphopt.api import check as check_models
     from graphopt.cli.output import show, show_json
-    from graphopt.numerics.options import CheckOptions
     from graphopt.record.terminal import check_report
 
-    said = {
-        "inputs": tuple(inputs or ()) or None,
-        "dims": o.sizes(dim) or None,
-        "seed": seed,
-        "samples": samples,
-        "special": special or None,
-        "reference": reference,
-        "atol": o.tolerances(atol, "--atol"),
-        "rtol": o.tolerances(rtol, "--rtol"),
-        "provider": provider,
-        "threads": threads,
-    }
-    report = check_models(
-        a, b, dataclasses.replace(CheckOptions(), **{k: v for k, v in said.items() if v is not None})
+    options = o.check_options(
+        inputs=tuple(inputs or ()) or None,
+        dims=o.sizes(dim) or None,
+        seed=seed,
+        samples=samples,
+        special=special or None,
+        reference=reference,
+        atol=o.tolerances(atol, "--atol"),
+        rtol=o.tolerances(rtol, "--rtol"),
+        provider=provider,
+        threads=threads,
     )
+    report = check_models(a, b, options)
     if json:
         show_json(msgspec.to_builtins(dataclasses.asdict(report)))
     elif not quiet:

@@ -23,18 +23,16 @@ def inspect(
 
     from graphopt.cli.output import exported, show, show_json
     from graphopt.inspection import inspect as look
-    from graphopt.numerics.options import CheckOptions
     from graphopt.record.inspected import render
 
-    said = {
-        "inputs": tuple(inputs or ()) or None,
-        "dims": o.sizes(dim) or None,
-        "seed": seed,
-        "samples": samples,
-        "special": special or None,
-        "provider": provider,
-    }
-    options = dataclasses.replace(CheckOptions(), **{k: v for k, v in said.items() if v is not None})
+    options = o.check_options(
+        inputs=tuple(inputs or ()) or None,
+        dims=o.sizes(dim) or None,
+        seed=seed,
+        samples=samples,
+        special=special or None,
+        provider=provider,
+    )
     found = look(exported(model, quiet=json), options)
     if json:
         show_json(dataclasses.asdict(found))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphopt.errors import BadInput
+
+if TYPE_CHECKING:
+    from graphopt.numerics.options import CheckOptions
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An .onnx file, or a .pt/.yaml to export first.")
@@ -75,6 +79,13 @@ Timeout = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+def check_options(**said: object) -> CheckOptions:
+    """The options of a check; what was not said, which is ``None``, has its default."""
+    from graphopt.numerics.options import CheckOptions
+
+    return replace(CheckOptions(), **{name: value for name, value in said.items() if value is not None})
 
 
 def sizes(texts: Sequence[str] | None) -> dict[str, int]:
