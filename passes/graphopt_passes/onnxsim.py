@@ -18,7 +18,6 @@ from graphopt_passes import _files, _growth
 
 _PARTS = frozenset({"constant-folding", "shape-inference"})
 _LARGEST_STEP = "512MB"  # what a Tile or Expand in between may make
-_ROUNDS = 3
 
 
 @dataclass(frozen=True)

@@ -136,13 +136,10 @@ class Extents:
 
     def mul(self, *dims: Dim) -> Dim:
         """The product."""
-        number, factors = 1, list[Extent]()
-        for dim in dims:
-            if dim is None:
-                return None
-            inner, more = _factors(dim)
-            number *= inner
-            factors.extend(more)
+        gathered = self._gathered(dims)
+        if gathered is None:
+            return None
+        number, factors = gathered
         if not factors or not number:
             return number
         if len(factors) == 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.local.regions import TOO_LARGE
-from graphopt.numerics.local.served import LocalReply, Looked
+from graphopt.numerics.local.served import Looked
 from graphopt.numerics.runtime import SessionSpec
 from graphopt.pipeline.worker import Worker
 from graphopt.record.data import LocalCheck, LocalSummary, SiteEntry
@@ -101,8 +101,8 @@ class LocalChecker:
         )
         if reply.status != "ok":
             return LocalReport(problem=f"the local check ended early: {reply.error or reply.status}")
-        content: LocalReply = reply.value
-        return LocalReport(tuple(content.regions), content.error)
+        regions: list[Looked] = reply.value
+        return LocalReport(tuple(regions))
 
 
 def note_sites(sites: Sequence[SiteEntry], changes: Sequence[Change], report: LocalReport) -> None:

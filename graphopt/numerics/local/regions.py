@@ -20,7 +20,6 @@ from graphopt.rewrite.paths import subgraphs
 TOO_LARGE = "the region is too large"
 _LARGEST = 400
 """Nodes of one side of a region, above which it is not looked at."""
-_BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _SPELLED_OUT = {"dilations": 1, "pads": 0, "strides": 1}
 """What these attributes hold throughout where they could as well be left out."""
 

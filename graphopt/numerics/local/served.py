@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,28 +74,13 @@ class Looked:
             self.error = max(self.error, found.error)
 
 
-@dataclass(slots=True)
-class LocalReply:
-    """The regions, or that a feed's values are not here.
-
-    Attributes:
-        regions: What was found, in the order of the model after.
-        missing: Whether the values of a feed must be sent.
-        error: Why nothing could be looked at.
-    """
-
-    regions: list[Looked] = field(default_factory=list[Looked])
-    missing: bool = False
-    error: str = ""
-
-
 def check_regions(
     before: str,
     after: str,
     spec: SessionSpec,
     feeds: Sequence[Mapping[str, Any]],
     seconds: float,
-) -> LocalReply:
+) -> list[Looked]:
     """Compare two versions of a model region by region.
 
     Args:
@@ -104,21 +89,25 @@ def check_regions(
         spec: How the model before is run for its activations; its path is of no matter.
         feeds: What it is run on.
         seconds: When to stop; regions not reached are ``not checked``.
+
+    Returns:
+        The regions, in the order of the model after.
     """
     deadline = time.monotonic() + seconds
     old, new = Model.load(before), Model.load(after)
-    regions = list(find_regions(Side.of(old.ir), Side.of(new.ir)))
-    return LocalReply(_Look(Path(before), old, new, spec, deadline).at(regions, feeds))
+    sides = Side.of(old.ir), Side.of(new.ir)
+    return _Look(Path(before), old, sides, spec, deadline).at(list(find_regions(*sides)), feeds)
 
 
 class _Look:
-    def __init__(self, path: Path, before: Model, after: Model, spec: SessionSpec, deadline: float) -> None:
+    def __init__(
+        self, path: Path, before: Model, sides: tuple[Side, Side], spec: SessionSpec, deadline: float
+    ) -> None:
         self._path = path
         self._spec = spec
         self._deadline = deadline
-        self._sides = (before, after)
-        self._constants = (Side.of(before.ir).constants, Side.of(after.ir).constants)
-        self._wide: dict[tuple[int, str], Array] = {}
+        self._before = before
+        self._sides = sides
 
     def at(self, regions: Sequence[Region], feeds: Sequence[Mapping[str, Any]]) -> list[Looked]:
         looked = [_looked(region) for region in regions]
@@ -126,7 +115,7 @@ class _Look:
         if not open_ones:
             return looked
         wanted = dict.fromkeys(name for region, _ in open_ones for name in (*region.frontier, *region.values))
-        capture = _Capture(self._path, self._spec, self._sides[0], list(wanted))
+        capture = _Capture(self._path, self._spec, self._before, list(wanted))
         for feed in feeds:
             for chunk in _chunks(open_ones, capture):
                 names = dict.fromkeys(n for region, _ in chunk for n in (*region.frontier, *region.values))
@@ -206,18 +195,22 @@ class _Look:
         values = {name: array if rounding is None else rounding(array) for name, array in frontier.items()}
         for node in nodes:
             for value in node.inputs:
-                if value is not None and value.name in self._constants[index] and value.name not in values:
+                if (
+                    value is not None
+                    and value.name in self._sides[index].constants
+                    and value.name not in values
+                ):
                     array = self._constant(index, value.name)
                     if rounding is not None and node.op_type not in _SIZING:
                         array = rounding(array)
                     values[value.name] = array
-        opsets = self._sides[index].ir.opset_imports
+        opsets = self._sides[index].opsets
         computed = evaluate(nodes, values, opsets, rounding, narrow=narrow)
         made = {value.name for node in nodes for value in node.outputs}
         return {name: array for name, array in computed.items() if name in made}
 
     def _constant(self, index: int, name: str) -> Array:
-        return widened(np.asarray(self._constants[index][name].numpy()))
+        return widened(np.asarray(self._sides[index].constants[name].numpy()))
 
 
 class _Capture:

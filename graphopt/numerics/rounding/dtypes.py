@@ -20,7 +20,6 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
-_Kind = onnx.TypeProto
 # Beyond this many rounds over a model whose nodes are in no order, what is left stays unknown.
 _MOST_ROUNDS = 64
 

@@ -14,7 +14,7 @@ from support import outputs, proto
 from graphopt.model import Model
 from graphopt.numerics.local.check import LocalReport
 from graphopt.numerics.local.regions import TOO_LARGE, Region, Side, find_regions
-from graphopt.numerics.local.served import LocalReply, Looked, check_regions
+from graphopt.numerics.local.served import Looked, check_regions
 from graphopt.numerics.runtime import SessionSpec
 from graphopt.rewrite.changes import Change, NodeImage, ValueImage
 from graphopt.rewrite.gate import Site, SiteKey
@@ -33,7 +33,7 @@ def regions(before: onnx.ModelProto, after: onnx.ModelProto) -> list[Region]:
 
 def look(
     tmp_path: Path, before: onnx.ModelProto, after: onnx.ModelProto, *, seconds: float = 60.0, **feed: Any
-) -> LocalReply:
+) -> list[Looked]:
     paths = [tmp_path / "before.onnx", tmp_path / "after.onnx"]
     for model, path in zip((before, after), paths, strict=True):
         onnx.save(model, path)
@@ -42,8 +42,8 @@ def look(
     return check_regions(str(paths[0]), str(paths[1]), SessionSpec(str(paths[0])), [feed], seconds)
 
 
-def only(reply: LocalReply) -> Looked:
-    (found,) = reply.regions
+def only(reply: list[Looked]) -> Looked:
+    (found,) = reply
     return found
 
 
@@ -172,7 +172,7 @@ def test_a_constant_in_place_of_what_was_computed(tmp_path: Path) -> None:
     ports = "g (float[2, 2] x) => (float[2, 2] y)"
     x = np.ones((2, 2), np.float32)
     right = text("<float[2] f = {2, 2}> { y = Div(x, f) }", ports)
-    assert [r.finding for r in look(tmp_path, text(size, ports), right, x=x).regions] == ["clean"]
+    assert [r.finding for r in look(tmp_path, text(size, ports), right, x=x)] == ["clean"]
     wrong = text("<float[2] f = {2, 3}> { y = Div(x, f) }", ports)
     found = only(look(tmp_path, text(size, ports), wrong, x=x))
     assert (found.finding, found.value) == ("wrong", "y")
