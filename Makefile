@@ -22,7 +22,7 @@ BIN := .venv/bin
 demo: .venv/yolo
 	$(BIN)/graphopt demo
 
-test: .venv/dev .venv/yolo
+test: .venv/dev .venv/yolo .venv/peers
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 test-all: .venv/dev .venv/yolo .venv/peers

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from graphopt.api import CheckFailed as CheckFailed
     from graphopt.api import Result as Result
     from graphopt.api import check as check
+    from graphopt.api import diagnose as diagnose
     from graphopt.api import diff as diff
     from graphopt.api import run as run
     from graphopt.errors import BadInput as BadInput
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from graphopt.rewrite.rewriter import Rewriter as Rewriter
 
 _HOMES = {
-    "api": ("CheckFailed", "Result", "check", "diff", "run"),
+    "api": ("CheckFailed", "Result", "check", "diagnose", "diff", "run"),
     "errors": (
         "BadInput",
         "GraphoptError",

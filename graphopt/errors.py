@@ -49,6 +49,19 @@ class PassError(GraphoptError):
     exit_code = 1
 
 
+class InvalidResult(PassError):
+    """A pass left a model that cannot be read, or that lost something of its signature.
+
+    Args:
+        message: One sentence.
+        effect: ``invalid model``, ``signature`` or ``wrong type``.
+    """
+
+    def __init__(self, message: str, *, effect: str, pass_name: str | None = None) -> None:
+        super().__init__(message, pass_name=pass_name)
+        self.effect = effect
+
+
 class SourceDiffers(GraphoptError):
     """The source, before any pass, differs from the outside reference that it was given."""
 

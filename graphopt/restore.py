@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import BadInput, PassError
+from graphopt.errors import BadInput, InvalidResult
 from graphopt.fidelity import inherit
 from graphopt.messages import tensors
 from graphopt.model import Model, paused_gc
@@ -32,7 +32,7 @@ def restore(
         The model, and one sentence for each thing that was dropped or kept out.
 
     Raises:
-        PassError: The result is no valid model, or lost an input that it uses or an output.
+        InvalidResult: The result is no valid model, or lost an input that it uses or an output.
     """
     with paused_gc():
         proto = _read(after) if isinstance(after, Path) else after
@@ -42,7 +42,7 @@ def restore(
         try:
             restored = Model.from_proto(proto, before.path)
         except BadInput as error:
-            raise PassError(f"The tool left an invalid model: {error}") from error
+            raise InvalidResult(f"The tool left an invalid model: {error}", effect="invalid model") from error
         restored.files = before.files
         _restore_fields(before.ir, restored.ir, notes)
         _restore_nodes(before.ir, restored.ir, notes)
@@ -63,7 +63,9 @@ def _read(path: Path) -> onnx.ModelProto:
             tensor.ClearField("data_location")
             tensor.ClearField("external_data")
     except BadInput as error:
-        raise PassError(f"The tool left a file that cannot be read: {error}") from error
+        raise InvalidResult(
+            f"The tool left a file that cannot be read: {error}", effect="invalid model"
+        ) from error
     return proto
 
 
@@ -79,7 +81,10 @@ def _restore_signature(before: ir.Model, proto: onnx.ModelProto) -> None:
         # A default that the tool folded away is no input any more; one that is left stays overridable.
         if info.name in before_initializers and info.name not in initializers:
             if info.name in read:
-                raise PassError(f"The tool turned the default of input '{info.name}' into a plain input.")
+                raise InvalidResult(
+                    f"The tool turned the default of input '{info.name}' into a plain input.",
+                    effect="signature",
+                )
             if before.ir_version < 4:
                 continue
         inputs.append(info)
@@ -90,7 +95,9 @@ def _restore_signature(before: ir.Model, proto: onnx.ModelProto) -> None:
         if before.ir_version < 4 and info.name in initializers:
             inputs.append(info)
         elif info.name in read and info.name not in initializers:
-            raise PassError(f"The tool added an input '{info.name}', which the source does not have.")
+            raise InvalidResult(
+                f"The tool added an input '{info.name}', which the source does not have.", effect="signature"
+            )
     _restore_outputs(wanted.output, proto)
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
@@ -102,12 +109,13 @@ def _restore_outputs(wanted: Iterable[onnx.ValueInfoProto], proto: onnx.ModelPro
     for info in wanted:
         found = present.get(info.name)
         if found is None:
-            raise PassError(f"The tool lost or renamed the output '{info.name}'.")
+            raise InvalidResult(f"The tool lost or renamed the output '{info.name}'.", effect="signature")
         new, old = found.type.tensor_type.elem_type, info.type.tensor_type.elem_type
         if new and old and new != old:
             name = onnx.TensorProto.DataType.Name
-            raise PassError(
-                f"The tool changed the type of output '{info.name}' from {name(old)} to {name(new)}."
+            raise InvalidResult(
+                f"The tool changed the type of output '{info.name}' from {name(old)} to {name(new)}.",
+                effect="wrong type",
             )
         outputs.append(info)
     del proto.graph.output[:]

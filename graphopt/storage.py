@@ -197,6 +197,46 @@ def save_atomically(parts: Iterable[Any], target: Path, kept: Collection[Path]) 
     return SavedFile(target.resolve(), size, digest)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, all of it or nothing.
+
+    Raises:
+        BadInput: The file cannot be written.
+    """
+    scratch: str | None = None
+    try:
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(scratch, 0o666 & ~_umask())
+        os.replace(scratch, path)
+    except OSError as error:
+        if scratch is not None:
+            Path(scratch).unlink(missing_ok=True)
+        raise BadInput(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def empty_folder(path: Path) -> Path:
+    """Make sure that ``path`` is an empty folder, or can become one.
+
+    Raises:
+        BadInput: Something is there already, or the folder around it is missing.
+    """
+    if path.is_dir() and not any(path.iterdir()):
+        return path
+    if path.exists():
+        raise BadInput(f"Will not write into {path}: it is there already and not an empty folder.")
+    if not path.absolute().parent.is_dir():
+        raise BadInput(f"Cannot write {path}: the folder {path.parent} does not exist.")
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def check_target(target: Path, kept: Collection[Path]) -> None:
     """Refuse a target that cannot be written or must not be.
 

@@ -11,6 +11,7 @@ import typer.main
 from graphopt import __version__
 from graphopt.cli.check import check
 from graphopt.cli.demo import demo
+from graphopt.cli.diagnose import diagnose
 from graphopt.cli.diff import diff
 from graphopt.cli.doctor import doctor
 from graphopt.cli.export import export
@@ -20,7 +21,7 @@ from graphopt.cli.run import run
 
 _GROUPS: tuple[tuple[str, tuple[Callable[..., Any], ...]], ...] = (
     ("deploy", (run, export)),
-    ("debug", (check, diff, inspect)),
+    ("debug", (diagnose, check, diff, inspect)),
     ("authors", (passes,)),
     ("other", (demo, doctor)),
 )

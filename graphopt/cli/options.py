@@ -77,6 +77,10 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads o
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time of a pass (default: 600).")
 ]
+RecordFile = Annotated[
+    Path | None,
+    typer.Option("--record", metavar="FILE.json", help="Write what was done and measured."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 

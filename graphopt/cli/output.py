@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
-import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from graphopt.errors import BadInput
+from graphopt.diagnose.diagnosis import Diagnosis
 from graphopt.model import Model
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.record.data import CheckEntry, Record, to_json
+from graphopt.record.diagnosed import diagnosis_report
 from graphopt.record.terminal import render
 from graphopt.rewrite.passes import Pass
-from graphopt.storage import check_source, check_target
+from graphopt.storage import check_source, check_target, write_text
 
 _PLAIN_WIDTH = 100
 
@@ -62,13 +62,20 @@ def write_record(path: Path, record: Record, kept: Collection[Path] = ()) -> Non
         BadInput: The file cannot be written, or must not be.
     """
     check_target(path, kept)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(to_json(record) + b"\n")
-        os.replace(name, path)
-    except OSError as error:
-        raise BadInput(f"Cannot write the record {path}: {error.strerror}.") from error
+    write_text(path, to_json(record).decode() + "\n")
+
+
+def needs_session(record: Record) -> bool:
+    """Whether the result must be loaded with session entries."""
+    return record.result is not None and bool(record.result.session_config)
+
+
+def print_diagnosis(diagnosis: Diagnosis, *, json: bool, quiet: bool) -> None:
+    """Print a diagnosis as text or as JSON."""
+    if json:
+        sys.stdout.buffer.write(to_json(diagnosis.record) + b"\n")
+    elif not quiet:
+        show(diagnosis_report(diagnosis))
 
 
 def default_output(model: Path) -> Path:
@@ -94,18 +101,43 @@ def exported(model: Path, *, quiet: bool) -> Path:
     return done.path
 
 
+class Telling:
+    """Shows on stderr what a diagnosis is trying, if that is a terminal."""
+
+    def __init__(self, *, off: bool) -> None:
+        self._bar = _bar(off=off)
+        self._task = self._bar.add_task("finding feeds and computing the reference", total=None)
+        self._count = 0
+
+    def __enter__(self) -> Telling:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, text: str) -> None:
+        """Show what comes next."""
+        self._count += 1
+        self._bar.update(self._task, description=f"{self._count}: {text[:60]}")
+
+
+def _bar(*, off: bool) -> RichProgress:
+    return RichProgress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=off or not sys.stderr.isatty(),
+    )
+
+
 class Progress:
     """Shows on stderr which pass runs, if that is a terminal; an instrument of the run."""
 
     def __init__(self, *, off: bool) -> None:
-        self._bar = RichProgress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=off or not sys.stderr.isatty(),
-        )
+        self._bar = _bar(off=off)
         self._task = self._bar.add_task("loading", total=None)
 
     def __enter__(self) -> Progress:

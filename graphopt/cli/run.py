@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,8 +32,11 @@ def run(
         ),
     ] = None,
     on_failure: Annotated[
-        Literal["stop", "rollback"] | None,
-        typer.Option("--on-failure", help="What to do when a pass breaks the model (default: stop)."),
+        Literal["stop", "rollback", "heal"] | None,
+        typer.Option(
+            "--on-failure",
+            help="When a pass breaks the model: stop (default), leave out the pass, or only what is guilty.",
+        ),
     ] = None,
     inputs: o.Inputs = None,
     dim: o.Dims = None,
@@ -45,10 +49,7 @@ def run(
     provider: o.Provider = None,
     threads: o.Threads = None,
     timeout: o.Timeout = None,
-    record: Annotated[
-        Path | None,
-        typer.Option("--record", metavar="FILE.json", help="Write what was done and measured."),
-    ] = None,
+    record: o.RecordFile = None,
     json: o.Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write the model.")] = False,
     show_all: Annotated[
@@ -63,7 +64,14 @@ def run(
     """
     from graphopt.api import CheckFailed
     from graphopt.api import run as run_pipeline
-    from graphopt.cli.output import Progress, default_output, exported, print_record, write_record
+    from graphopt.cli.output import (
+        Progress,
+        default_output,
+        exported,
+        needs_session,
+        print_record,
+        write_record,
+    )
     from graphopt.model import paused_gc
     from graphopt.pipeline.spec import parse_settings
     from graphopt.storage import check_target
@@ -111,8 +119,14 @@ def run(
     if failed is not None:
         sys.stderr.write(f"graphopt: {failed}\n")
         if failed.pass_name:
-            sys.stderr.write(f"nothing was written; to go on without it, add --skip {failed.pass_name}\n")
+            searched = ["graphopt", "diagnose", str(model), "--pipeline", pipeline or "default"]
+            for option, values in (("--plugin", plugin), ("--set", setting), ("--inputs", inputs)):
+                searched += [text for value in values or () for text in (option, str(value))]
+            sys.stderr.write(
+                f"nothing was written; what in it is guilty: {shlex.join(searched)}\n"
+                f"to go on without that: --on-failure heal; without the pass: --skip {failed.pass_name}\n"
+            )
         return _FAILED
-    if result.dropped:
+    if result.dropped or result.record.culprits or needs_session(result.record):
         return _PARTIAL
     return _UNDECIDED if result.verdict == "undecided" else 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from graphopt.errors import SourceDiffers
 from graphopt.model import Model
@@ -37,6 +38,7 @@ from graphopt.record.data import (
 from graphopt.rewrite.passes import Numerics, Pass, Signature
 
 FAILING: tuple[Verdict, ...] = ("broken", "does not run")
+_Self = TypeVar("_Self", bound="Checker")
 OPEN: tuple[Verdict, ...] = ("broken", "undecided")
 """What a closer look may change."""
 
@@ -83,10 +85,11 @@ class Checker:
         # The model that the next pass starts from: its file, what it gives, and whether all up to it is
         # right by itself.
         self._latest = Path()
+        self._source_path = Path()
         self._last: Digests = {}
         self._proven = True
 
-    def __enter__(self) -> Checker:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,6 +107,11 @@ class Checker:
         """The reference; there from `start` on."""
         assert self._reference is not None, "start comes first"
         return self._reference
+
+    @property
+    def source_path(self) -> Path:
+        """The file that holds the source; there from `start` on."""
+        return self._source_path
 
     @property
     def feeds(self) -> Feeds:
@@ -152,7 +160,7 @@ class Checker:
     def _begin(self, source: Model, frozen: Mapping[str, int]) -> None:
         begun = (source.digest(), tuple(frozen.items()))
         path = self._path or self._scratch / "source.onnx"
-        self._latest, self._proven = path, True
+        self._latest, self._source_path, self._proven = path, path, True
         if begun == self._begun:
             self._digests = {(): self._digests[()]}
             self._last = self._digests[()]

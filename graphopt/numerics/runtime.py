@@ -7,7 +7,7 @@ stay warm between calls (`graphopt.numerics.served`). `session` makes one in thi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -32,6 +32,17 @@ _LEVELS: dict[Level, str] = {
     "all": "ORT_ENABLE_ALL",
 }
 _LONGEST = 400
+
+
+DISABLED_ENTRY = "optimization.disable_specified_optimizers"
+"""The session entry that switches parts of the optimizer off, their names joined by semicolons."""
+
+
+def with_disabled(config: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Session entries that also switch off these parts of the runtime's optimizer."""
+    former = [name for name in config.get(DISABLED_ENTRY, "").split(";") if name]
+    joined = ";".join(dict.fromkeys([*former, *sorted(names)]))
+    return {**config, DISABLED_ENTRY: joined} if joined else dict(config)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,18 @@
     [check]                           # the command line's flags by name, which override it
     inputs = ["val/*.jpg"]            # relative to this file
     on-failure = "heal"
+    [session]                         # entries of the session that the result is loaded with
+    "optimization.disable_specified_optimizers" = "Pad_Fusion"
 """
 
 from __future__ import annotations
 
 import glob
 import importlib
+import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,9 +34,10 @@ from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline, Source, validate_skips
 from graphopt.pipeline.toml_lines import KeyPath, line_of, lines_of_keys
 from graphopt.rewrite.gate import Skip
+from graphopt.storage import write_text
 
 DEFAULT = "default"
-_TOP = ("base", "passes", "before", "after", "skip", "set", "check")
+_TOP = ("base", "passes", "before", "after", "skip", "set", "check", "session")
 _SYNTAX = re.compile(r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column \d+|end of document)\)$", re.DOTALL)
 _Tolerance = Annotated[float, msgspec.Meta(ge=0)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -82,12 +86,14 @@ class PipelineFile:
         skips: What is left out.
         check: The settings of the check.
         path: The file; None for a pipeline that came as a text or from Python.
+        session: Session entries that the result is loaded with.
     """
 
     pipeline: Pipeline
     skips: tuple[Skip, ...] = ()
     check: CheckSettings = field(default_factory=CheckSettings)
     path: Path | None = None
+    session: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def read_pipeline(source: str | Path | Source | Iterable[Source], registry: Registry) -> PipelineFile:
@@ -100,6 +106,31 @@ def read_pipeline(source: str | Path | Source | Iterable[Source], registry: Regi
     if isinstance(source, Path) or (isinstance(source, str) and source.strip().endswith(".toml")):
         return read_pipeline_file(source, registry)
     return PipelineFile(Pipeline(source, registry))
+
+
+def write_pipeline_file(
+    path: Path, pipeline: Pipeline, skips: Iterable[Skip], session: Mapping[str, str], comment: str
+) -> None:
+    """Write a pipeline with its skips as a TOML pipeline file, all of it or nothing.
+
+    Raises:
+        BadInput: The file cannot be written.
+    """
+    lines = [f"# {line}" for line in comment.splitlines()]
+    lines.append("passes = [")
+    lines += [f"  {_quoted(str(item))}," for item in pipeline.items]
+    lines += ["]", "skip = ["]
+    lines += [f"  {_quoted(str(skip))}," for skip in skips]
+    lines.append("]")
+    if session:
+        lines.append("[session]")
+        lines += [f"{_quoted(key)} = {_quoted(value)}" for key, value in session.items()]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _quoted(text: str) -> str:
+    # A JSON string is a basic string of TOML, but for the character that JSON leaves as it is.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_pipeline_file(path: str | Path, registry: Registry) -> PipelineFile:
@@ -141,7 +172,7 @@ class _Reader:
             if key not in _TOP:
                 raise self._unknown((key,), "the file", _TOP)
         pipeline = self._with_options(self._pipeline())
-        return PipelineFile(pipeline, self._skips(pipeline), self._check(), self._path)
+        return PipelineFile(pipeline, self._skips(pipeline), self._check(), self._path, self._session())
 
     def _error(self, key: KeyPath, message: object) -> PipelineError:
         return PipelineError(f"{self._path}:{line_of(self._lines, key)}: {message}")
@@ -209,6 +240,10 @@ class _Reader:
         except PipelineError as error:
             raise self._error(("skip",), error) from error
         return skips
+
+    def _session(self) -> dict[str, str]:
+        expected = "a table of session entries, each a text"
+        return self._typed(("session",), self._data.get("session", {}), dict[str, str], expected)
 
     def _check(self) -> CheckSettings:
         table = self._typed(("check",), self._data.get("check", {}), dict[str, Any], "a table")

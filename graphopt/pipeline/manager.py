@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from graphopt.errors import PassError, PipelineError, ToolFailed
+from graphopt.errors import NotConverged, PassError, PipelineError, ToolFailed
 from graphopt.model import Model
 from graphopt.pipeline.entries import net_nodes, record_changes, record_diff
 from graphopt.pipeline.instrument import Instrument, PassEvent
-from graphopt.pipeline.opaque import Toolbox, run_surgeon, run_tool
+from graphopt.pipeline.opaque import Toolbox, components_of, run_surgeon, run_tool
 from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
 from graphopt.record.data import CheckEntry, PassEntry, Status
 from graphopt.rewrite.changes import Change
 from graphopt.rewrite.diff import structural_diff
 from graphopt.rewrite.driver import SiteBook, rewrite
-from graphopt.rewrite.gate import IDENTITY, Gate, Site
+from graphopt.rewrite.gate import IDENTITY, Gate, Site, SiteKey
 from graphopt.rewrite.passes import OpaquePass, Pass, RewritePass, SurgeonPass
 from graphopt.rewrite.workspace import Workspace
 
@@ -48,12 +48,16 @@ class Failure:
         status: ``broken``, ``crashed`` or ``timed out``.
         message: One sentence.
         check: The check that it failed, if it was one.
+        error: What was raised, if it was not a check.
+        site: The rewrite that was being applied when it was raised.
     """
 
     instance: str
     status: Status
     message: str
     check: CheckEntry | None = None
+    error: PassError | None = None
+    site: SiteKey | None = None
 
 
 @dataclass(slots=True)
@@ -120,6 +124,7 @@ class PassManager:
         self.on_failure: OnFailure = on_failure
         self._instruments = tuple(instruments)
         self._tools = tools or Toolbox()
+        self._components: dict[str, frozenset[str]] = {}
 
     def run(self, origin: Origin) -> Outcome:
         """Run the pipeline over the model that ``origin`` gives.
@@ -166,12 +171,21 @@ class PassManager:
             verdict = verdict if answer is None else answer
         return verdict
 
+    def components(self, step: OpaquePass) -> frozenset[str]:
+        """The components of a pass; its tool is asked once."""
+        key = str(step)  # options need not be hashable
+        if key not in self._components:
+            self._components[key] = components_of(step, self._tools)
+        return self._components[key]
+
     @property
     def tools(self) -> Toolbox:
         """What foreign code runs with."""
         return self._tools
 
     def _check_skips(self, outcome: Outcome) -> None:
+        if self.gate.only is not None or self.gate.denied:
+            return  # what was asked to be skipped may not come up at all
         for skip in self.gate.skips:
             if skip.node is None or any(skip.names_site(site) for site in outcome.refused):
                 continue
@@ -241,12 +255,11 @@ class _Attempt:
             if changes == before:
                 return
         names = ",".join(step.instance for step in item.steps)
-        failure = Failure(
-            item.steps[-1].instance,
-            "crashed",
+        message = (
             f"fixpoint({names}) still changes the model after {item.max} rounds: give it a higher"
-            " max or take out the passes that undo each other.",
+            " max or take out the passes that undo each other."
         )
+        failure = Failure(item.steps[-1].instance, "crashed", message, error=NotConverged(message))
         raise _Stopped(failure, len(self.seen))
 
     def _execute(self, item: Step, number: int) -> bool:
@@ -317,7 +330,11 @@ class _Attempt:
         if isinstance(error, ToolFailed) and error.output.strip():
             entry.notes = [f"output of the tool: {error.output.strip()[-2000:]}"]
         self.outcome.entries.append(entry)
-        raise _Stopped(Failure(entry.instance, entry.status, str(error)), len(self.seen)) from error
+        last = self.book.last
+        site = last.key if last is not None and error.site == str(last.key) else None
+        raise _Stopped(
+            Failure(entry.instance, entry.status, str(error), error=error, site=site), len(self.seen)
+        ) from error
 
     def _apply(self, step: Pass, instance: str, entry: PassEntry) -> tuple[Sequence[Change], bool]:
         if isinstance(step, RewritePass):
@@ -325,7 +342,8 @@ class _Attempt:
         if isinstance(step, SurgeonPass):
             done = run_surgeon(step, self.outcome.model)
         elif isinstance(step, OpaquePass):
-            done = run_tool(step, self.outcome.model, self._gate.disabled(instance), self._manager.tools)
+            disabled = self._gate.disabled(instance, lambda: self._manager.components(step))
+            done = run_tool(step, self.outcome.model, disabled, self._manager.tools)
         else:
             raise PassError(f"Pass '{instance}' is of no kind that the engine can run.")
         diff = structural_diff(self.outcome.model.ir, done.model.ir)

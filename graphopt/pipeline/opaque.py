@@ -30,6 +30,7 @@ from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass, ToolReport
 
 _MODEL = "model.onnx"
 _REPORT = "report.json"
+_LAST_WORDS = 16_384
 _STATUS = {"crashed": "crashed", "out of memory": "crashed", "timed out": "timed out"}
 
 
@@ -150,7 +151,7 @@ def _transform_cached(
         memory=tools.memory,
         setup=tools.setup,
     )
-    _raise_failure(step, reply)
+    _raise_failure(step, reply, target)
     _expect_model(step, target)
     report: ToolReport = reply.value
     (target / _REPORT).write_bytes(msgspec.json.encode(report))
@@ -173,7 +174,7 @@ def _expect_model(step: OpaquePass, target: Path) -> None:
         raise PassError(f"Pass '{step.name}' finished without writing a model.", pass_name=step.name)
 
 
-def _raise_failure(step: OpaquePass, reply: workers.Reply) -> None:
+def _raise_failure(step: OpaquePass, reply: workers.Reply, target: Path) -> None:
     if reply.status == "ok":
         return
     if reply.status == "error":
@@ -183,9 +184,41 @@ def _raise_failure(step: OpaquePass, reply: workers.Reply) -> None:
     raise ToolFailed(
         f"Pass '{step.name}' {reply.error or reply.status}; leave it out with --skip {step.name}.",
         status=_STATUS[reply.status],
-        output=reply.output,
+        output=reply.output + _left_behind(target),
         pass_name=step.name,
     )
+
+
+def _left_behind(target: Path) -> str:
+    """The ends of the log files that a tool left beside its target when it died."""
+    logs = sorted(target.glob("*.log"))
+    return "".join(path.read_text(errors="replace")[-_LAST_WORDS:] for path in logs)
+
+
+def components_of(step: OpaquePass, tools: Toolbox) -> frozenset[str]:
+    """The components of a pass that are not made of others; asked for in its worker if it is isolated.
+
+    Raises:
+        BadInput: Its tool is not installed.
+        PassError: The pass cannot tell.
+    """
+    if not step.isolated:
+        with _named(step):
+            return step.components() - step.parts().keys()
+    reply = tools.worker().call(
+        "graphopt.pipeline.opaque:list_components", step, timeout=tools.timeout, setup=tools.setup
+    )
+    if isinstance(reply.exception, BadInput):
+        raise reply.exception
+    if reply.status != "ok":
+        message = f"Pass '{step.name}' does not tell its components: {reply.error}"
+        raise PassError(message, pass_name=step.name)
+    return reply.value
+
+
+def list_components(step: OpaquePass) -> frozenset[str]:
+    """What the worker calls: see `components_of`."""
+    return step.components() - step.parts().keys()
 
 
 def cache_key(step: OpaquePass, model: Model, disabled: frozenset[str]) -> str:
@@ -198,9 +231,16 @@ def cache_key(step: OpaquePass, model: Model, disabled: frozenset[str]) -> str:
         "code": _code_digest(cls),
         "options": {name: repr(value) for name, value in step.options().items()},
         "disabled": sorted(disabled),
-        "versions": {name: importlib.metadata.version(name) for name in step.packages},
+        "versions": {name: _version(name) for name in step.packages},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"  # the pass itself says so better
 
 
 def _code_digest(cls: type[OpaquePass]) -> str:

@@ -23,6 +23,18 @@ Verdict = Literal[
     "not checked",
 ]
 Status = Literal["changed", "unchanged", "broken", "crashed", "timed out", "rolled back", "healed", "skipped"]
+Effect = Literal[
+    "",
+    "wrong values",
+    "wrong shape",
+    "wrong type",
+    "invalid model",
+    "does not run",
+    "crash",
+    "hang",
+    "signature",
+]
+Cause = Literal["algebra", "rounding", "kernel", "unknown"]
 Portability = Literal["any runtime", "onnxruntime", "this cpu"]
 
 
@@ -289,8 +301,128 @@ class ResultEntry(msgspec.Struct):
     ops: dict[str, int] = {}
 
 
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One unit of a culprit: a pass with a site of it, or with a component; with neither, all of it.
+
+    Attributes:
+        at_load: Whether it acts when ONNX Runtime loads the final file, not as a pass of the pipeline.
+    """
+
+    # `pass` is a word of Python's.
+    pass_: str = msgspec.field(name="pass")
+    site: str | None = None
+    component: str | None = None
+    at_load: bool = False
+
+    def __str__(self) -> str:
+        if self.site is not None:
+            return self.site
+        return f"{self.pass_}/{self.component}" if self.component else self.pass_
+
+
+class Place(msgspec.Struct):
+    """A place that a culprit rewrote.
+
+    Attributes:
+        value: A value that it computes, as the model before names it.
+        nodes_before: The names of its nodes before.
+        ops_before: Their operators.
+        nodes_after: The names of its nodes after.
+        ops_after: Their operators.
+        wrong: Whether it computes something else; None where that is not known.
+        reason: How it is off, in one phrase.
+    """
+
+    value: str
+    nodes_before: list[str] = []
+    ops_before: list[str] = []
+    nodes_after: list[str] = []
+    ops_after: list[str] = []
+    wrong: bool | None = None
+    reason: str = ""
+
+
+class Diverging(msgspec.Struct):
+    """A tensor that differs between the models before and after.
+
+    Attributes:
+        tensor: Its name in the model before.
+        node: The node that computes it in the model after.
+        op: The operator of that node.
+        max_abs: Its largest absolute error; None where it is finite on one side only, or of another shape.
+        scale: Its largest magnitude before.
+    """
+
+    tensor: str
+    node: str
+    op: str
+    max_abs: float | None = None
+    scale: float | None = None
+
+
+class EvidenceEntry(msgspec.Struct):
+    """Where and why a culprit is wrong.
+
+    Attributes:
+        first_diverging: The first tensor that differs by more than rounding.
+        drift: How the error grows from there to the outputs, by the part of the model.
+        float64: What computing both sides in float64 says: wrong ``algebra``; ``rounding``, overflow
+            among it, where both agree there; ``kernel`` where the rewritten graph is right and the
+            runtime computes it wrongly.
+        sentence: The same in one sentence.
+        alone: The largest error of an output with the culprit alone, and what it needs.
+        without: The same without it.
+    """
+
+    first_diverging: Diverging | None = None
+    drift: list[Diverging] = []
+    float64: Cause = "unknown"
+    sentence: str = ""
+    alone: float | None = None
+    without: float | None = None
+
+
+class CulpritEntry(msgspec.Struct):
+    """A smallest set of units that makes the model wrong: several members mean that only together do.
+
+    Attributes:
+        members: The units.
+        effect: What comes of it.
+        confirmed: Whether both sides were seen: it alone is wrong, and without it all is right.
+        reason: One sentence: the verdict on the model with the culprit alone, and what it needs.
+        check: That verdict with all outputs; None where it never came to that.
+        needs: What must run for the members to take effect, blameless itself.
+        places: What it rewrote, the wrong places first.
+        where: How many places it rewrote.
+        evidence: Where and why it is wrong.
+        workaround: What to leave out, as ``--skip`` takes it or as a session entry, in one line.
+        repro: The folder of the reproduction, if one was written.
+        notes: Sentences about what could not be done.
+    """
+
+    members: list[Member]
+    effect: Effect
+    confirmed: bool = False
+    reason: str = ""
+    check: CheckEntry | None = None
+    needs: list[Member] = []
+    places: list[Place] = []
+    where: int = 0
+    evidence: EvidenceEntry = msgspec.field(default_factory=EvidenceEntry)
+    workaround: str = ""
+    repro: str | None = None
+    notes: list[str] = []
+
+
 class Record(msgspec.Struct):
-    """Everything a run did and measured; ``notes`` are sentences about the feeds and the reference."""
+    """Everything a run did and measured; ``notes`` are sentences about the feeds and the reference.
+
+    Attributes:
+        culprits: What breaks the model, of a diagnosis and of a run that healed.
+        clean_without_culprits: Whether the model was seen to be right without them; None where nothing
+            was searched for.
+        trials: How many trials the search took.
+    """
 
     command: str
     graphopt: str
@@ -306,6 +438,9 @@ class Record(msgspec.Struct):
     notes: list[str] = []
     passes: list[PassEntry] = []
     result: ResultEntry | None = None
+    culprits: list[CulpritEntry] = []
+    clean_without_culprits: bool | None = None
+    trials: int = 0
 
 
 def to_json(record: Record) -> bytes:

@@ -203,6 +203,13 @@ def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
         table.add_row("wrote", f"{result.path}  {size_text(result.file_bytes or 0)}, {kept}")
     else:
         table.add_row("wrote", f"nothing, {kept}")
+    if result.session_config:
+        entries = ", ".join(f'("{key}", "{value}")' for key, value in result.session_config.items())
+        table.add_row("load with", Text(f"SessionOptions.add_session_config_entry{entries}", style="yellow"))
+        if result.path:
+            table.add_row("", f"{result.path}.session.json")
+    if result.path and record.culprits:
+        table.add_row("next time", f"--pipeline {result.path}.pipeline.toml, which needs no search")
     table.add_row("runs on", _RUNS_ON[result.portability].format(ops=_foreign(result)))
     yield table
 

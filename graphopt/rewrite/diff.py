@@ -56,6 +56,16 @@ def structural_diff(before: ir.Model, after: ir.Model) -> Diff:
         return _Comparison(before, after).diff()
 
 
+def matched_nodes(before: ir.Model, after: ir.Model) -> dict[ir.Node, tuple[ir.Node, bool]]:
+    """The nodes of ``after`` that are in ``before`` too, by names and by structure. Neither is changed.
+
+    Returns:
+        For each its partner, and whether operator, attributes and constant inputs are the same.
+    """
+    with paused_gc():
+        return _Comparison(before, after).matched()
+
+
 class _Comparison:
     def __init__(self, before: ir.Model, after: ir.Model) -> None:
         self._models = (before, after)
@@ -65,6 +75,10 @@ class _Comparison:
         self._partners = Partners()
         self._inputs: dict[ir.Value, ir.Value] = {}
         self._graphs: dict[ir.Graph, ir.Graph] = {}
+
+    def matched(self) -> dict[ir.Node, tuple[ir.Node, bool]]:
+        self._match()
+        return {b: (a, self._alike(a, b)) for a, b in self._partners.after.items()}
 
     def diff(self) -> Diff:
         before, after = self._models

@@ -29,11 +29,13 @@ class SiteBook:
         gate: Decides which sites may be rewritten.
         applied: The number of rewrites so far, which is the number of the next site.
         refused: The sites that the gate refused, in order.
+        last: The site that was admitted last.
     """
 
     gate: Gate
     applied: int = 0
     refused: dict[SiteKey, Site] = field(default_factory=dict[SiteKey, Site])
+    last: Site | None = None
     _counts: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
 
     def site(self, instance: str, scope: Scope, root: str, node: str, op: str) -> Site:
@@ -47,6 +49,7 @@ class SiteBook:
             self.refused[site.key] = site
             return False
         self.applied += 1
+        self.last = site
         self._counts[site.key.instance, site.key.graph, site.key.root] += 1
         return True
 

@@ -7,8 +7,11 @@ before) is kept by the run's `SiteBook`.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import msgspec
 
@@ -34,6 +37,25 @@ class SiteKey(msgspec.Struct, frozen=True, order=True):
         graph = f"{self.graph}::" if self.graph else ""
         repeat = f"~{self.count}" if self.count else ""
         return f"{self.instance}@{graph}{self.root}{repeat}"
+
+
+class Part(msgspec.Struct, frozen=True, order=True):
+    """A component of a pass that changes the whole model at once.
+
+    Attributes:
+        instance: The pass instance.
+        component: The component; empty for the pass as a whole, and for what of it has no name.
+    """
+
+    instance: str
+    component: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.instance}/{self.component}" if self.component else self.instance
+
+
+Unit: TypeAlias = SiteKey | Part
+"""The smallest thing that a gate can leave out."""
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -97,7 +119,7 @@ class Skip:
         return self.node in (site.node, site.key.root) or self.node == str(site.key).partition("@")[2]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Gate:
     """Decides which rewrites and components may run. The default lets everything run.
 
@@ -107,6 +129,8 @@ class Gate:
         components: Pairs (pass instance, component) that must be switched off.
         passes: Pass instances that must not run at all.
         limit: At most this many rewrites are applied in the whole run; None for no limit.
+        only: What may run, of all that the rest lets run; None for everything. A pass that changes the
+            whole model runs if any `Part` of it is in here, with all its other components switched off.
     """
 
     skips: frozenset[Skip] = field(default_factory=frozenset[Skip])
@@ -114,10 +138,13 @@ class Gate:
     components: frozenset[tuple[str, str]] = field(default_factory=frozenset[tuple[str, str]])
     passes: frozenset[str] = field(default_factory=frozenset[str])
     limit: int | None = None
+    only: frozenset[Unit] | None = None
 
     def allows_pass(self, instance: str) -> bool:
         """Whether the pass instance may run at all."""
         if instance in self.passes:
+            return False
+        if self.only is not None and instance not in self._instances:
             return False
         return not any(
             skip.names_instance(instance) and skip.component is None and skip.node is None
@@ -130,11 +157,27 @@ class Gate:
             return False
         if self.denied and site.key in self.denied:
             return False
+        if self.only is not None and site.key not in self.only:
+            return False
         return not self.skips or not any(skip.names_site(site) for skip in self.skips)
 
-    def disabled(self, instance: str) -> frozenset[str]:
-        """The components of the opaque pass ``instance`` that must be switched off."""
-        return frozenset(
+    @functools.cached_property
+    def _instances(self) -> frozenset[str]:
+        return frozenset(unit.instance for unit in self.only or ())
+
+    def disabled(self, instance: str, known: Callable[[], frozenset[str]]) -> frozenset[str]:
+        """The components of the opaque pass ``instance`` that must be switched off.
+
+        Args:
+            instance: The pass instance.
+            known: Gives all its components.
+        """
+        others: frozenset[str] = frozenset()
+        if self.only is not None:
+            others = known() - {
+                unit.component for unit in self.only if isinstance(unit, Part) and unit.instance == instance
+            }
+        return others | frozenset(
             [name for owner, name in self.components if owner == instance]
             + [
                 skip.component

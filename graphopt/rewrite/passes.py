@@ -177,10 +177,36 @@ class OpaquePass(Pass):
         isolated: Whether the tool runs in a worker process, where it may crash, hang or print without
             harm, and has its result cached on disk.
         packages: The distributions whose versions decide the result, for the cache.
+        acts_at_load: Whether its components are parts of ONNX Runtime's optimizer, which acts again when
+            the saved file is loaded.
     """
 
     isolated: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ()
+    acts_at_load: ClassVar[bool] = False
+
+    def components(self) -> frozenset[str]:
+        """Every component that can be switched off in the installed version of the tool.
+
+        A diagnosis searches among them. Where switching all of them off is as good as leaving the pass
+        out, a fault has a name; what is left is the pass as a whole.
+        """
+        return frozenset()
+
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """The components that are made of others, with these: the others are switched off in their place.
+
+        A tool may report such a component where it cannot tell which of its parts changed the model.
+        """
+        return {}
+
+    def suspects(self, output: str) -> tuple[str, ...]:
+        """The components that the tool's last words point to after it died, the likeliest first.
+
+        Args:
+            output: What it printed, and the log files that it left beside its target.
+        """
+        return ()
 
     def transform(self, model: onnx.ModelProto, disabled: frozenset[str]) -> onnx.ModelProto:
         """Return the changed model; ``model`` may be edited in place.

@@ -40,6 +40,7 @@ MANDATORY = frozenset(
 
 _CONDITIONAL = frozenset({"Avx2WeightS8ToU8Transformer"})  # only where the CPU has AVX2 but no VNNI
 _RAN = re.compile(r"GraphTransformer (\S+) modified: ([01])")
+_APPLYING = re.compile(r"Applying graph transformer (\S+) on step")
 _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -51,6 +52,12 @@ _LEVELS = {
 def modified(log: str) -> tuple[str, ...]:
     """The transformers that changed the model, in the order in which they did so first."""
     return tuple(dict.fromkeys(name for name, changed in _RAN.findall(log) if changed == "1"))
+
+
+def last_applied(log: str) -> tuple[str, ...]:
+    """What was at work when the log ends: a transformer, or its rules."""
+    names: list[str] = _APPLYING.findall(log)
+    return RULES.get(names[-1], (names[-1],)) if names else ()
 
 
 def known_names(folder: Path) -> frozenset[str]:

@@ -55,11 +55,17 @@ class OnnxSim(OpaquePass):
     optimizer: bool = False
     fold_limit: str = "1MB"
 
+    def components(self) -> frozenset[str]:
+        if not self.optimizer:
+            return _PARTS
+        native: Any = importlib.import_module("onnxsim.onnxsim_cpp2py_export")
+        return _PARTS.union(native._list_optimizers())
+
     def transform_file(self, source: Path, target: Path, disabled: frozenset[str]) -> ToolReport:
         limit = _growth.parse_size(self.fold_limit)
         if limit is None:
             raise BadInput(f"Pass 'onnxsim': fold_limit '{self.fold_limit}' is no size such as 64KB or 1MB.")
-        _refuse_unknown(disabled, self.optimizer)
+        _refuse_unknown(disabled, self.components())
         model = _files.read_structure(source)
         before = _parts(model)
         defaults = _take_defaults(model, source.parent)
@@ -89,8 +95,10 @@ class OnnxSim(OpaquePass):
             target.write_bytes(result.SerializeToString())
         folded, inferred = _parts(result)
         components: list[str] = []
-        if fold and not self.optimizer and folded != before[0]:
-            components.append("constant-folding")
+        if folded != before[0]:
+            # It does not tell which passes of its optimizer did it: all that ran are listed.
+            components += sorted(self.components() - disabled - _PARTS)
+            components[:0] = ["constant-folding"] if fold else []
         if inferred - before[1]:
             components.append("shape-inference")
         return ToolReport(tuple(components), notes)
@@ -125,13 +133,11 @@ class OnnxSim(OpaquePass):
         return _files.read_structure(target)
 
 
-def _refuse_unknown(disabled: frozenset[str], optimizer: bool) -> None:
-    native: Any = importlib.import_module("onnxsim.onnxsim_cpp2py_export")
-    passes = frozenset[str](native._list_optimizers() if optimizer else ())
-    unknown = disabled - _PARTS - passes
+def _refuse_unknown(disabled: frozenset[str], known: frozenset[str]) -> None:
+    unknown = disabled - known
     if unknown:
         raise BadInput(
-            f"Pass 'onnxsim' has no component '{min(unknown)}'; it has {', '.join(sorted(_PARTS | passes))}."
+            f"Pass 'onnxsim' has no component '{min(unknown)}'; it has {', '.join(sorted(known))}."
         )
 
 

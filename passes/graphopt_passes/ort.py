@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,8 +47,25 @@ class Ort(OpaquePass):
     name = "ort"
     numerics = Numerics.REASSOCIATES
     packages = ("onnxruntime",)
+    acts_at_load = True
 
     level: Literal["basic", "extended", "layout", "all"] = "extended"
+
+    def components(self) -> frozenset[str]:
+        from graphopt_passes import _ort_log
+
+        with tempfile.TemporaryDirectory(prefix="ort-") as folder:
+            return _ort_log.known_names(Path(folder))
+
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        from graphopt_passes import _ort_log
+
+        return _ort_log.RULES
+
+    def suspects(self, output: str) -> tuple[str, ...]:
+        from graphopt_passes import _ort_log
+
+        return _ort_log.last_applied(output)
 
     def transform_file(self, source: Path, target: Path, disabled: frozenset[str]) -> ToolReport:
         from graphopt_passes import _ort_log

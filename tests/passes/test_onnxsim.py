@@ -110,10 +110,20 @@ class TestComponents:
 
     def test_its_optimizer(self, tmp_path: Path) -> None:
         step = OnnxSim(optimizer=True)
-        result, _ = apply(self.SOURCE, tmp_path / "on", step=step)
+        result, report = apply(self.SOURCE, tmp_path / "on", step=step)
         assert support.ops(result) == ["Add", "Exp"]
-        result, _ = apply(self.SOURCE, tmp_path / "off", "eliminate_identity", step=step)
+        assert set(report.components) == step.components()
+        result, report = apply(self.SOURCE, tmp_path / "off", "eliminate_identity", step=step)
         assert support.ops(result) == ["Add", "Identity", "Exp"]
+        assert set(report.components) == step.components() - {"eliminate_identity"}
+        result, report = apply(self.SOURCE, tmp_path / "all", *step.components(), step=step)
+        assert support.ops(result) == support.ops(self.SOURCE)
+        assert report.components == ()
+
+    def test_names(self) -> None:
+        parts = {"constant-folding", "shape-inference"}
+        assert OnnxSim().components() == parts
+        assert {*parts, "eliminate_identity", "fuse_bn_into_conv"} < OnnxSim(optimizer=True).components()
 
     @pytest.mark.parametrize(
         ("step", "name", "message"),

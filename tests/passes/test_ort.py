@@ -265,6 +265,14 @@ def test_every_name_in_the_log_is_known(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_components(tmp_path: Path) -> None:
+    assert Ort().components() == _ort_log.known_names(tmp_path)
+    source = RULES["EliminateIdentity"]
+    result, report = apply(Ort(level="all"), source, tmp_path, *Ort().components())
+    assert support.ops(result) == support.ops(source)
+    assert report.components == ()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -148,7 +148,7 @@ def test_pipelines(text: str, pipeline: str, path: Path) -> None:
         (
             '# first\nbse = "portable"',
             ":2: unknown key 'bse' in the file: did you mean 'base'? the keys are base, passes, before,"
-            " after, skip, set and check.",
+            " after, skip, set, check and session.",
         ),
         (
             '[check]\nskip = ["plain"]',

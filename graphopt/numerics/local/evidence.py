@@ -80,20 +80,33 @@ def _ops(names: tuple[str, ...]) -> str:
 
 def _acquit(output: OutputCheck, *, quantized: bool) -> None:
     """Every place is right by itself: what is left is rounding, unless it is far more than that."""
-    if output.worst_index is None or output.mismatched is None:
+    if output.worst_index is None or output.mismatched is None or not _is_finite(output):
         return
-    explained = output.mismatched <= _FLIPPED and (quantized or output.floor is not None)
-    if isinstance(output.expected, float) and isinstance(output.actual, float):
-        error = abs(output.actual - output.expected)
-        if not error < float("inf"):
-            return
-        # Steps flip rarely and by far more than the samples of a noise floor show.
-        explained = (quantized and explained) or bool(output.floor and error <= _FLOORS * output.floor)
+    explained = _is_explained(output, quantized=quantized)
     output.verdict = "rounding" if explained else "undecided"
     link = "and" if explained else "but"
     output.reason = (
         f"{output.reason.rstrip('.')}, {link} every place that was rewritten is right by itself in float64."
     )
+
+
+def _is_finite(output: OutputCheck) -> bool:
+    """Whether the worst element is finite on both sides, or no number."""
+    if isinstance(output.expected, float) and isinstance(output.actual, float):
+        return abs(output.actual - output.expected) < float("inf")
+    return True
+
+
+def _is_explained(output: OutputCheck, *, quantized: bool) -> bool:
+    """Whether an error is no more than rounding can do where it is amplified."""
+    if output.worst_index is None or output.mismatched is None or not _is_finite(output):
+        return False
+    flipped = output.mismatched <= _FLIPPED
+    if isinstance(output.expected, float) and isinstance(output.actual, float):
+        error = abs(output.actual - output.expected)
+        # Steps flip rarely and by far more than the samples of a noise floor show.
+        return (quantized and flipped) or bool(output.floor and error <= _FLOORS * output.floor)
+    return flipped and (quantized or output.floor is not None)
 
 
 def _sum_up(entry: CheckEntry) -> None:
@@ -102,3 +115,12 @@ def _sum_up(entry: CheckEntry) -> None:
     if entry.verdict != before:
         deciding = [o for o in entry.outputs if o.verdict == entry.verdict and o.reason]
         entry.reason = f"{deciding[0].name}: {deciding[0].reason}" if deciding else ""
+
+
+def may_be_rounding(entry: CheckEntry, *, quantized: bool) -> bool:
+    """Whether local findings could still make rounding of a verdict that the outputs leave open."""
+    return all(
+        _is_explained(output, quantized=quantized)
+        for output in entry.outputs
+        if output.verdict in ("broken", "undecided")
+    )

@@ -214,7 +214,7 @@ def _upwards(name: str, side: Side, common: set[str], frontier: dict[str, None])
             return list(nodes), TOO_LARGE
         if any(subgraphs(node)):
             obstacle = f"it contains {node.op_type}"
-        for value in _read(node, side.graph):
+        for value in read_values(node, side.graph):
             if not value.name or value.name in side.constants:
                 continue
             if value.name in common and value.name != name:
@@ -228,13 +228,13 @@ def _upwards(name: str, side: Side, common: set[str], frontier: dict[str, None])
     return sorted(nodes, key=side.order.__getitem__), obstacle
 
 
-def _read(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Value]:
+def read_values(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Value]:
     """The values of ``graph`` that a node reads, in its subgraphs as well."""
     yield from (value for value in node.inputs if value is not None and value.graph is graph)
     for _, inner in subgraphs(node):
         yield from (value for value in inner.outputs if value.graph is graph)
         for each in inner:
-            yield from _read(each, graph)
+            yield from read_values(each, graph)
 
 
 def _merged(regions: Iterable[Region], before: Side, after: Side) -> Iterator[Region]:

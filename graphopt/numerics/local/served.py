@@ -93,10 +93,22 @@ def check_regions(
     Returns:
         The regions, in the order of the model after.
     """
-    deadline = time.monotonic() + seconds
     old, new = Model.load(before), Model.load(after)
     sides = Side.of(old.ir), Side.of(new.ir)
-    return _Look(Path(before), old, sides, spec, deadline).at(list(find_regions(*sides)), feeds)
+    return look(Path(before), old, sides, list(find_regions(*sides)), spec, feeds, seconds)
+
+
+def look(
+    path: Path,
+    before: Model,
+    sides: tuple[Side, Side],
+    regions: Sequence[Region],
+    spec: SessionSpec,
+    feeds: Sequence[Mapping[str, Any]],
+    seconds: float,
+) -> list[Looked]:
+    """As `check_regions`, of regions that were found before; ``path`` is the file of the model before."""
+    return _Look(path, before, sides, spec, time.monotonic() + seconds).at(regions, feeds)
 
 
 class _Look:

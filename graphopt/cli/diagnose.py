@@ -1,0 +1,90 @@
+"""``graphopt diagnose``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import options as o
+
+_CODES = {"right": 0, "culprits": 1, "unexplained": 1, "undecided": 4}
+
+
+def diagnose(
+    model: o.Model,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="B", help="A model that some other tool made of MODEL."),
+    ] = None,
+    repro: Annotated[
+        Path | None,
+        typer.Option("--repro", metavar="DIR", help="Write the smallest model that shows it, with a script."),
+    ] = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(
+            "--pipeline", "-p", metavar="NAME|FILE.toml|TEXT",
+            help="What to search; if left out, what a plain session does when it loads MODEL.",
+        ),
+    ] = None,
+    plugin: o.Plugins = None,
+    skip: o.Skips = None,
+    setting: o.Settings = None,
+    inputs: o.Inputs = None,
+    dim: o.Dims = None,
+    seed: o.Seed = None,
+    samples: o.Samples = None,
+    special: o.Special = False,
+    reference: o.Reference = None,
+    atol: o.Atol = None,
+    rtol: o.Rtol = None,
+    provider: o.Provider = None,
+    threads: o.Threads = None,
+    timeout: o.Timeout = None,
+    record: o.RecordFile = None,
+    json: o.Json = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every tool anew.")] = False,
+    quiet: o.Quiet = False,
+) -> int:  # fmt: skip
+    """Name what breaks a model: the rewrite, or the part of a tool or of ONNX Runtime's optimizer.
+
+    Example: graphopt diagnose best.onnx --inputs bus.npz --repro fault/
+    """
+    from graphopt.api import diagnose as find
+    from graphopt.cli.output import Telling, exported, print_diagnosis, write_record
+    from graphopt.model import paused_gc
+    from graphopt.pipeline.spec import parse_settings
+    from graphopt.storage import check_target
+
+    source = exported(model, quiet=quiet or json)
+    if record is not None:
+        check_target(record, {source.resolve()})
+    with paused_gc(), Telling(off=quiet or json) as telling:
+        found = find(
+            source,
+            pipeline,
+            against=against,
+            repro=repro,
+            plugins=plugin or (),
+            skip=skip or (),
+            options=parse_settings(setting or ()),
+            inputs=inputs or (),
+            dims=o.sizes(dim),
+            seed=seed,
+            samples=samples,
+            special=special,
+            reference=reference,
+            atol=o.tolerances(atol, "--atol"),
+            rtol=o.tolerances(rtol, "--rtol"),
+            provider=provider,
+            threads=threads,
+            timeout=timeout,
+            cache=not no_cache,
+            tell=telling,
+        )
+    if record is not None:
+        write_record(record, found.record, {source.resolve()})
+    print_diagnosis(found, json=json, quiet=quiet)
+    return _CODES[found.verdict]

@@ -1,0 +1,1 @@
+"""Which rewrite broke a model, where it shows, and why."""

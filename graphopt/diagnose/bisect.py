@@ -1,0 +1,279 @@
+"""Finds the smallest sets of units that make something fail: a pure search, with no ONNX in it.
+
+A unit is whatever can be left out: a rewrite, a component of a tool. The search asks an `Experiment` and
+knows nothing of what it runs. It goes as LLVM's ``-opt-bisect-limit`` does: everything off passes,
+everything on fails, then halve to the unit at which it turns. What that unit needs beside itself is found
+by QuickXplain (Junker, 2004), which needs about log2(N) trials for each further unit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+Unit = TypeVar("Unit", bound=Hashable)
+_Asked = TypeVar("_Asked", bound=Hashable, contravariant=False)
+
+_MOST_HINTS = 4
+_MOST_COMPANIONS = 12
+"""Above this many units beside the one that turns it, a set is not made any smaller."""
+
+
+@dataclass(frozen=True)
+class Ran(Generic[Unit]):
+    """What came of a trial with everything on but some units.
+
+    Attributes:
+        failed: Whether it failed.
+        units: The units that took effect, in their order.
+        hints: Units that are suspected for another reason, the first one most.
+    """
+
+    failed: bool
+    units: tuple[Unit, ...] = ()
+    hints: tuple[Unit, ...] = ()
+
+
+class Experiment(Protocol[_Asked]):
+    """What the search asks. Each method is a function of its argument: equal questions, equal answers."""
+
+    def without(self, off: frozenset[_Asked]) -> Ran[_Asked]:
+        """Run with everything on but ``off``; other units may take their place."""
+        ...
+
+    def only(self, on: frozenset[_Asked]) -> bool:
+        """Run with everything off but ``on``; returns whether it failed."""
+        ...
+
+    def effective(self, on: frozenset[_Asked]) -> frozenset[_Asked]:
+        """Which of ``on`` took effect in the trial ``only(on)``; costs no trial."""
+        ...
+
+
+@dataclass(frozen=True)
+class Culprit(Generic[Unit]):
+    """A smallest set of units that fails.
+
+    Attributes:
+        members: The units; several mean that it fails with all of them only.
+        needs: Units without which the members would not take effect, blameless themselves.
+        confirmed: Whether both sides were seen: members and needs alone fail, and leaving out any of the
+            members passes.
+    """
+
+    members: tuple[Unit, ...]
+    needs: tuple[Unit, ...] = ()
+    confirmed: bool = True
+
+
+@dataclass(frozen=True)
+class Findings(Generic[Unit]):
+    """What a search found.
+
+    Attributes:
+        culprits: In the order in which they were found.
+        off: What to leave out so that the rest passes: one member of each culprit.
+        clean: Whether the rest was seen to pass.
+        trials: How many trials it took, repeated questions not counted.
+        problem: Why it found nothing, or not everything, if that is so.
+    """
+
+    culprits: tuple[Culprit[Unit], ...] = ()
+    off: frozenset[Unit] = field(default_factory=frozenset[Unit])
+    clean: bool = True
+    trials: int = 0
+    problem: str = ""
+
+
+class OutOfTrials(Exception):
+    """The search has used up its trials."""
+
+
+class _Cached(Generic[Unit]):
+    """Asks the experiment each question once, and counts."""
+
+    def __init__(self, experiment: Experiment[Unit], limit: int) -> None:
+        self._experiment = experiment
+        self._limit = limit
+        self._without: dict[frozenset[Unit], Ran[Unit]] = {}
+        self._only: dict[frozenset[Unit], bool] = {}
+
+    @property
+    def trials(self) -> int:
+        return len(self._without) + len(self._only)
+
+    def _count(self) -> None:
+        if self.trials >= self._limit:
+            raise OutOfTrials
+
+    def without(self, off: frozenset[Unit]) -> Ran[Unit]:
+        if off not in self._without:
+            self._count()
+            self._without[off] = self._experiment.without(off)
+        return self._without[off]
+
+    def fails(self, on: frozenset[Unit]) -> bool:
+        if on not in self._only:
+            self._count()
+            self._only[on] = self._experiment.only(on)
+        return self._only[on]
+
+    def effective(self, on: frozenset[Unit]) -> frozenset[Unit]:
+        return self._experiment.effective(on)
+
+
+def search(experiment: Experiment[Unit], *, limit: int = 400) -> Findings[Unit]:
+    """Find every smallest failing set that leaving out the others does not hide.
+
+    Args:
+        experiment: What to ask.
+        limit: The most trials; what is known then is returned with the problem told.
+
+    Returns:
+        No culprits where everything on passes, where everything off fails too, or where the failure does
+        not come from the units; ``problem`` tells the latter two.
+    """
+    cached = _Cached(experiment, limit)
+    culprits: list[Culprit[Unit]] = []
+    off: frozenset[Unit] = frozenset()
+    clean, problem = False, ""
+    try:
+        if not cached.without(off).failed:
+            return Findings(trials=cached.trials)
+        if cached.fails(frozenset()):
+            problem = "it fails with everything off as well"
+            return Findings(clean=False, trials=cached.trials, problem=problem)
+        while True:
+            off, clean, problem = _clear(cached, culprits, off)
+            if not clean or not _find_overlapping(cached, culprits, off):
+                break
+        if clean:
+            off = _fewest(cached, culprits, off)
+    except OutOfTrials:
+        clean, problem = False, f"the search ended after {limit} trials"
+    return Findings(tuple(culprits), off, clean, cached.trials, problem)
+
+
+def _clear(
+    cached: _Cached[Unit], culprits: list[Culprit[Unit]], off: frozenset[Unit]
+) -> tuple[frozenset[Unit], bool, str]:
+    """Find culprits and leave out the last member of each, until what is left passes."""
+    for culprit in culprits:
+        if off.isdisjoint(culprit.members):
+            off |= {culprit.members[-1]}
+    while True:
+        ran = cached.without(off)
+        if not ran.failed:
+            return off, True, ""
+        units = [unit for unit in ran.units if unit not in off]
+        found = _smallest(cached, units, ran.hints)
+        if found is None:
+            return off, False, "it fails by something that cannot be switched off in parts"
+        if found not in culprits:
+            culprits.append(found)
+        off |= {found.members[-1]}
+
+
+def _smallest(cached: _Cached[Unit], units: Sequence[Unit], hints: Sequence[Unit]) -> Culprit[Unit] | None:
+    """One smallest failing set; None where all units together do not fail."""
+    for hint in [hint for hint in hints if hint in units][:_MOST_HINTS]:
+        if cached.fails(frozenset({hint})):
+            return Culprit((hint,))
+    low, high = 0, len(units)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if cached.fails(frozenset(units[:middle])):
+            high = middle
+        else:
+            low = middle
+    if not units:
+        return None
+    turning, before = units[high - 1], list(units[: high - 1])
+    background = frozenset({turning})
+    if cached.fails(background):
+        return Culprit((turning,))
+    # Nothing but the last halving says that all of them together fail.
+    if not before or not cached.fails(frozenset(units[:high])):
+        return None
+    companions = _companions(cached, background, before)
+    return _sorted_out(cached, [*companions, turning], turning)
+
+
+def _companions(cached: _Cached[Unit], background: frozenset[Unit], candidates: list[Unit]) -> list[Unit]:
+    """The fewest of ``candidates`` that fail together with ``background``: QuickXplain."""
+    found = 0
+
+    def explain(ground: frozenset[Unit], grown: bool, rest: list[Unit]) -> list[Unit]:
+        nonlocal found
+        if grown and cached.fails(ground):
+            return []
+        if len(rest) == 1 or found > _MOST_COMPANIONS:
+            found += len(rest)
+            return rest
+        half = len(rest) // 2
+        first, second = rest[:half], rest[half:]
+        late = explain(ground | frozenset(first), True, second)
+        early = explain(ground | frozenset(late), bool(late), first)
+        return [*early, *late]
+
+    return explain(background, False, candidates)
+
+
+def _sorted_out(cached: _Cached[Unit], units: list[Unit], turning: Unit) -> Culprit[Unit] | None:
+    """Take out what it fails without, and tell members from what they need."""
+    if len(units) > _MOST_COMPANIONS:
+        whole = frozenset(units)
+        rest = tuple(unit for unit in units if unit != turning)
+        confirmed = cached.fails(whole) and not cached.fails(frozenset(rest))
+        return Culprit((turning,), rest, confirmed)
+    kept = list(units)
+    for unit in units:
+        rest = frozenset(kept) - {unit}
+        if len(kept) > 1 and cached.fails(rest):
+            kept.remove(unit)
+    needs: list[Unit] = []
+    for unit in kept:
+        rest = frozenset(kept) - {unit}
+        if rest and not rest <= cached.effective(rest):
+            needs.append(unit)
+    members = [unit for unit in kept if unit not in needs] or [kept[-1]]
+    needs = [unit for unit in needs if unit not in members]
+    together = frozenset(kept)
+    confirmed = cached.fails(together) and not any(cached.fails(together - {unit}) for unit in members)
+    return Culprit(tuple(members), tuple(needs), confirmed)
+
+
+def _find_overlapping(cached: _Cached[Unit], culprits: list[Culprit[Unit]], off: frozenset[Unit]) -> bool:
+    """Look for a set that shares the member left out of another: leave out the other member instead."""
+    for culprit in list(culprits):
+        chosen = [unit for unit in culprit.members if unit in off]
+        others = [unit for unit in culprit.members if unit not in off]
+        if len(chosen) != 1:
+            continue
+        for other in others:
+            instead = off - set(chosen) | {other}
+            if any(instead.isdisjoint(known.members) for known in culprits):
+                continue
+            ran = cached.without(instead)
+            if not ran.failed:
+                continue
+            found = _smallest(cached, [unit for unit in ran.units if unit not in instead], ran.hints)
+            if found is not None and found not in culprits:
+                culprits.append(found)
+                return True
+    return False
+
+
+def _fewest(cached: _Cached[Unit], culprits: list[Culprit[Unit]], off: frozenset[Unit]) -> frozenset[Unit]:
+    """Fewer units that hit every culprit, where sets overlap and the rest passes then as well."""
+    pool = list(dict.fromkeys(unit for culprit in culprits for unit in culprit.members))
+    if sum(len(culprit.members) for culprit in culprits) == len(pool):
+        return off
+    for size in range(1, min(len(off), 3)):
+        for choice in itertools.combinations(pool, size):
+            chosen = frozenset(choice)
+            if all(not chosen.isdisjoint(culprit.members) for culprit in culprits):
+                return off if cached.without(chosen).failed else chosen
+    return off

@@ -1,0 +1,53 @@
+"""A run that leaves out what is guilty, and only that, and goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from graphopt.diagnose.describe import brief_entry
+from graphopt.diagnose.stages import Found, Stages, skip_of
+from graphopt.diagnose.trials import base_name
+from graphopt.record.data import Record
+from graphopt.results import Result, failed_result, finished_result
+from graphopt.rewrite.gate import Skip, Unit
+
+
+def heal(stages: Stages, record: Record, path: Path | None, skips: tuple[Skip, ...] = ()) -> Result:
+    """Run a pipeline; where it breaks the model, find the culprits and run it without them.
+
+    Args:
+        stages: The pipeline, and how it is checked.
+        record: The record of the run, to be completed.
+        path: The source's file.
+        skips: What the caller leaves out anyway.
+
+    Returns:
+        The result; its failure is that of the last run where the culprits were not all found.
+    """
+    found = stages.search()
+    record.trials = found.trials if found.culprits else 0
+    record.culprits = [brief_entry(culprit, trials) for culprit, trials in found.culprits]
+    outcome = found.outcome
+    if outcome.failure is not None or found.loaded is None:
+        if outcome.failure is not None and found.problem:
+            message = f"{outcome.failure.message} It cannot be healed: {found.problem}."
+            outcome.failure = replace(outcome.failure, message=message)
+        return failed_result(record, outcome, stages.checker, path)
+    _mark(found, found.in_passes.off)
+    result = finished_result(record, outcome, found.loaded, stages.checker, path)
+    if found.culprits:
+        record.clean_without_culprits = result.ok
+    found_skips = tuple(dict.fromkeys(skip_of(unit) for unit in sorted(found.in_passes.off, key=str)))
+    result.healed = (*skips, *found_skips)
+    result.pipeline = stages.pipeline
+    return result
+
+
+def _mark(found: Found, off: frozenset[Unit]) -> None:
+    """Tell of each pass from which something was left out what that was."""
+    for entry in found.outcome.entries:
+        mine = [unit for unit in off if base_name(unit.instance) == base_name(entry.instance)]
+        if mine:
+            entry.status = "healed"
+            entry.error = f"left out, as it breaks the model: {', '.join(sorted(map(str, mine)))}"

@@ -1,0 +1,151 @@
+"""What a run or a diagnosis works with, from its start to its end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.model import Model, paused_gc
+from graphopt.pipeline.cache import DiskCache
+from graphopt.pipeline.instrument import Instrument
+from graphopt.pipeline.opaque import Toolbox
+from graphopt.pipeline.spec import Pipeline
+from graphopt.planning import Plan
+from graphopt.record.data import Record
+from graphopt.results import begin_record
+from graphopt.rewrite.gate import Gate
+from graphopt.rewrite.passes import OpaquePass
+
+if TYPE_CHECKING:
+    from graphopt.diagnose.stages import Stages
+    from graphopt.numerics.trial import TrialChecker
+
+ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Model"
+RUNTIME_PASS = "ort"
+"""The name of the pass that does what the runtime does when it loads a file."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run or a diagnosis works with.
+
+    Attributes:
+        plan: What the caller wants.
+        gate: What is left out.
+        source: The source, as it was loaded; the first run changes it.
+        origin: Gives the source as often as it is asked for.
+        tools: What foreign code runs with.
+        checker: Checks; None for a run without checks.
+        record: The record so far.
+        path: The source's file.
+        instruments: What else watches.
+    """
+
+    plan: Plan
+    gate: Gate
+    source: Model
+    origin: Callable[[], Model]
+    tools: Toolbox
+    checker: TrialChecker | None
+    record: Record
+    path: Path | None = None
+    instruments: tuple[Instrument, ...] = ()
+
+    def stages(self, tell: Callable[[str], None] = lambda _: None, *, plain: bool = False) -> Stages:
+        """The stages of a search.
+
+        Args:
+            tell: Is told what is being tried.
+            plain: Whether to leave the pipeline out and look only at how the source is loaded; what the gate
+                keeps from the pass that does the same is left out then.
+        """
+        from graphopt.diagnose.stages import Stages
+
+        assert self.checker is not None, "a search needs the check"
+        loader = self.plan.registry.get(RUNTIME_PASS)(**{"level": "all"})
+        assert isinstance(loader, OpaquePass)
+        return Stages(
+            Pipeline() if plain else self.plan.pipeline,
+            self.gate,
+            self.origin,
+            self.checker,
+            self.tools,
+            loader,
+            config=self.plan.session,
+            loading_off=self.gate.disabled(RUNTIME_PASS, frozenset) if plain else frozenset(),
+            instruments=self.instruments,
+            tell=tell,
+        )
+
+
+@contextmanager
+def open_job(
+    command: str,
+    model: ModelSource,
+    plan: Plan,
+    gate: Gate | None = None,
+    *,
+    memory: int | None = None,
+    cache: bool = True,
+    instruments: Sequence[Instrument] = (),
+) -> Generator[Job]:
+    """Load the source and get everything ready.
+
+    Raises:
+        BadInput: The model cannot be loaded.
+    """
+    tools = Toolbox(
+        cache=DiskCache() if cache else None,
+        timeout=plan.options.timeout,
+        memory=memory,
+        setup=plan.setup,
+    )
+    origin = _origin(model)
+    path = Path(model) if isinstance(model, str | Path) else None
+    with ExitStack() as stack:
+        stack.enter_context(paused_gc())
+        checker: TrialChecker | None = None
+        if plan.check != "off":
+            # Here, as a run without checks needs none of it.
+            from graphopt.numerics.trial import TrialChecker
+
+            checker = stack.enter_context(TrialChecker(plan.options, path=path, cache=tools.cache))
+        source = origin()
+        yield Job(
+            plan,
+            plan.gate(gate),
+            source,
+            _first(source, origin),
+            tools,
+            checker,
+            begin_record(command, source, path, plan),
+            path,
+            tuple(instruments),
+        )
+
+
+def _origin(model: ModelSource) -> Callable[[], Model]:
+    if isinstance(model, str | Path):
+        return functools.partial(Model.load, model)
+    if isinstance(model, onnx.ModelProto):
+        return functools.partial(_from_copy, model)
+    return functools.partial(Model.of, model)
+
+
+def _from_copy(proto: onnx.ModelProto) -> Model:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return Model.from_proto(copy)
+
+
+def _first(loaded: Model, origin: Callable[[], Model]) -> Callable[[], Model]:
+    """An origin whose first model is there already."""
+    ready = [loaded]
+    return lambda: ready.pop() if ready else origin()

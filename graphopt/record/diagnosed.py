@@ -1,0 +1,203 @@
+"""A diagnosis as text for a terminal: what is wrong, each culprit with its proof, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.diagnose.diagnosis import Diagnosis
+from graphopt.numerics.trial import Look
+from graphopt.record.data import CulpritEntry, Diverging, OutputCheck, Record
+from graphopt.record.terminal import headline
+
+_SCOPE = re.compile(r"^/?([A-Za-z_]\w*(?:\.\d+)?)(?:/|$)")
+_MOST_NODES = 4
+_MOST_GROWING = 5
+_MOST_TIMES = 1e6
+
+
+def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
+    """What a diagnosis found."""
+    record = diagnosis.record
+    parts: list[RenderableType] = [headline(record), Text(), _sides(diagnosis), Text()]
+    for place, culprit in enumerate(record.culprits, 1):
+        parts.extend((_title(culprit, place, len(record.culprits)), _facts(culprit), Text()))
+    if diagnosis.verdict != "culprits":
+        style = {"right": "green", "undecided": "yellow"}.get(diagnosis.verdict, "bold red")
+        parts.append(Text(diagnosis.reason, style=style))
+    elif not record.clean_without_culprits:
+        parts.append(Text(diagnosis.reason, style="yellow"))
+    parts.append(_summary(record))
+    parts.extend(_advice(record))
+    parts.extend(Text(note, style="dim") for note in record.notes)
+    return Group(*parts)
+
+
+def _figure(value: float | None) -> str:
+    """An error for people: as it is said where that is short, else as a power of ten."""
+    if value is None:
+        return "-"
+    return f"{value:.2g}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def _sides(diagnosis: Diagnosis) -> Text:
+    line = Text("all off  ")
+    line.append("right", style="green")
+    line.append("        all on  ")
+    look = diagnosis.full
+    if not look.failed:
+        word = "undecided" if look.verdict == "undecided" else "right"
+        return line.append(word, style="green" if word == "right" else "yellow")
+    values = look.effect.startswith("wrong")
+    line.append("WRONG" if values else look.effect.upper(), style="bold red")
+    line.append(f"  {_shown(look)}")
+    return line
+
+
+def _shown(look: Look) -> str:
+    output = _worst(look.entry.outputs if look.entry is not None else [])
+    if output is None or output.max_abs is None:
+        return look.reason
+    text = f"{output.name} {_figure(output.max_abs)}"
+    if output.floor:
+        times = output.max_abs / output.floor
+        text += f", {f'{times:,.0f}' if times < _MOST_TIMES else 'over a million'} x the noise floor"
+    return text
+
+
+def _worst(outputs: Iterable[OutputCheck]) -> OutputCheck | None:
+    broken = [output for output in outputs if output.verdict == "broken"]
+    pool = broken or [output for output in outputs if output.max_abs]
+    return max(pool, key=lambda output: output.max_abs or 0.0, default=None)
+
+
+def _title(culprit: CulpritEntry, place: int, count: int) -> Text:
+    line = Text(f"CULPRIT {place} of {count}  ", style="bold")
+    line.append(" with ".join(map(str, culprit.members)), style="bold red")
+    load = ", when it is loaded" if any(member.at_load for member in culprit.members) else ""
+    confirmed = "confirmed" if culprit.confirmed else "not confirmed"
+    together = ", only together" if len(culprit.members) > 1 else ""
+    line.append(f"  {culprit.effect}{load}{together}, {confirmed}", style="not bold")
+    return line
+
+
+def _facts(culprit: CulpritEntry) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for name, text in _lines(culprit):
+        table.add_row(f"  {name}", text)
+    return table
+
+
+def _lines(culprit: CulpritEntry) -> Iterator[tuple[str, str]]:
+    places, evidence = culprit.places, culprit.evidence
+    if places:
+        sites = "1 site" if culprit.where == 1 else f"{culprit.where} sites"
+        wrong = sum(1 for place in places if place.wrong)
+        shown = f", {wrong} of them wrong" if wrong and wrong < culprit.where else ""
+        nodes = " + ".join(places[0].nodes_before[:_MOST_NODES]) or places[0].value
+        yield "where", f"{sites}{shown}: {nodes}{', ...' if culprit.where > 1 else ''}"
+        before, after = _ops(places[0].ops_before), _ops(places[0].ops_after)
+        reason = f"; '{places[0].value}' {places[0].reason}" if places[0].reason else ""
+        yield "what", f"{before} became {after}{reason}"
+    if culprit.needs:
+        yield "needs", ", ".join(map(str, culprit.needs))
+    yield "proof", "; ".join(_proof(culprit))
+    if evidence.sentence:
+        yield "why", evidence.sentence
+    if evidence.first_diverging is not None:
+        first = evidence.first_diverging
+        yield "starts", f"{first.tensor} ({first.op or 'a constant'})  {_size(first)}"
+    if len(evidence.drift) > 1:
+        yield "grows", " > ".join(_growth(evidence.drift))
+    effects = list(_effects(culprit))
+    if effects:
+        yield "effect", "; ".join(effects)
+    for note in culprit.notes:
+        yield "note", note
+
+
+def _ops(names: list[str]) -> str:
+    shown = ", ".join(names[:_MOST_NODES]) or "a constant"
+    return f"{shown}, ..." if len(names) > _MOST_NODES else shown
+
+
+def _proof(culprit: CulpritEntry) -> Iterator[str]:
+    evidence = culprit.evidence
+    if evidence.without is not None and evidence.alone is not None:
+        without = "identical" if evidence.without == 0 else _figure(evidence.without)
+        yield f"without it {without}, it alone {_figure(evidence.alone)}"
+    else:
+        yield f"without it right, it alone {culprit.effect}"
+    if evidence.float64 != "unknown":
+        yield f"float64: {evidence.float64}"
+
+
+def _size(at: Diverging) -> str:
+    scale = f" of {_figure(at.scale)}" if at.scale else ""
+    return f"{'not finite, or of another shape' if at.max_abs is None else _figure(at.max_abs)}{scale}"
+
+
+def _growth(drift: list[Diverging]) -> Iterator[str]:
+    """The error at the end of each part of the model that it runs through."""
+    groups: dict[str, Diverging] = {}
+    for at in drift:
+        found = _SCOPE.match(at.tensor)
+        name = found[1] if found and "/" in at.tensor else at.tensor
+        groups.pop(name, None)
+        groups[name] = at
+    items = list(groups.items())
+    if len(items) > _MOST_GROWING:
+        items = [*items[: _MOST_GROWING - 2], *items[-2:]]
+    for name, at in items:
+        yield f"{name} {'not finite' if at.max_abs is None else _figure(at.max_abs)}"
+
+
+def _effects(culprit: CulpritEntry) -> Iterator[str]:
+    if culprit.check is None:
+        if culprit.reason:
+            yield culprit.reason
+        return
+    wrong = [output for output in culprit.check.outputs if output.max_abs or output.verdict == "broken"]
+    for output in sorted(wrong, key=lambda output: -(output.max_abs or 0.0))[:_MOST_NODES]:
+        share = f", {output.mismatched:.1%} of values" if output.mismatched else ""
+        yield f"{output.name} {_figure(output.max_abs)}{share}"
+
+
+def _summary(record: Record) -> Text:
+    parts = [f"{record.trials} trial{'s' if record.trials != 1 else ''}", f"{record.seconds:.1f} s"]
+    if record.culprits and record.clean_without_culprits is not None:
+        them = "it" if len(record.culprits) == 1 else "them"
+        parts.insert(
+            0, f"clean without {them}" if record.clean_without_culprits else f"still wrong without {them}"
+        )
+    return Text(" · ".join(parts), style="dim")
+
+
+def _advice(record: Record) -> Iterator[Text]:
+    """What to type next."""
+    loading = [
+        c.members[-1].component for c in record.culprits if c.members[-1].at_load and c.members[-1].component
+    ]
+    skips = [c.workaround for c in record.culprits if not c.members[-1].at_load]
+    lines: list[tuple[str, str]] = []
+    if loading:
+        names = ", ".join(f'"{name}"' for name in loading)
+        lines.append(("in code", f"InferenceSession(path, disabled_optimizers=[{names}])"))
+    if skips:
+        lines.append(("leave out", " ".join(skips)))
+    path = Path(record.source.path).name if record.source.path else "MODEL"
+    if record.culprits and record.pipeline != "against":
+        pipeline = "" if loading and not skips else f" --pipeline '{record.pipeline}'"
+        lines.append(("ship it", f"graphopt run {path}{pipeline} --on-failure heal"))
+    folders = [culprit.repro for culprit in record.culprits if culprit.repro]
+    lines.extend(("report it", f"{folder}/issue.md · python {folder}/repro.py") for folder in folders)
+    for name, text in lines:
+        line = Text(f"{name:<11}", style="dim")
+        yield line.append(text, style="not dim")

@@ -1,0 +1,254 @@
+"""What a run gives back: the model, its record, and whether it may ship."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphopt import __version__
+from graphopt.errors import GraphoptError
+from graphopt.model import Model
+from graphopt.pipeline.files import write_pipeline_file
+from graphopt.pipeline.manager import Failure, Outcome
+from graphopt.pipeline.spec import Pipeline
+from graphopt.planning import Plan
+from graphopt.record.data import (
+    AsLoaded,
+    CheckEntry,
+    Portability,
+    Record,
+    ResultEntry,
+    Source,
+    Verdict,
+    worst,
+)
+from graphopt.rewrite.gate import Skip
+from graphopt.storage import SavedFile, sha256, write_text
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from graphopt.numerics.check import Checker
+    from graphopt.numerics.loading import Loaded
+
+_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy")
+_STANDARD = ("ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
+_BLOCKED = "com.microsoft.nchwc"
+
+
+@dataclass
+class Result:
+    """What a run made.
+
+    Attributes:
+        model: The optimized model; after a failure, of no use.
+        record: Everything the run did and measured.
+        failure: The pass that failed, under the policy ``stop``.
+        dropped: The passes that were rolled back.
+        healed: What was left out, under the policy ``heal``: the run with these skips needs no search.
+        pipeline: The passes that were run.
+    """
+
+    model: Model
+    record: Record
+    failure: Failure | None = None
+    dropped: tuple[Failure, ...] = ()
+    healed: tuple[Skip, ...] = ()
+    pipeline: Pipeline | None = None
+    _source: Path | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the model that came out, over all checks."""
+        return self.record.result.verdict if self.record.result is not None else "broken"
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed: the model may ship."""
+        return self.failure is None and self.verdict not in ("broken", "does not run")
+
+    def save(self, path: str | Path) -> SavedFile:
+        """Write the model, all of it or nothing, and note it in the record.
+
+        Raises:
+            BadInput: See `graphopt.Model.save`.
+            CheckFailed: A check failed; nothing is written.
+        """
+        if not self.ok:
+            raise CheckFailed("The model is not saved: a check failed.", self)
+        saved = self.model.save(path, source=self._source)
+        if self.record.result is not None:
+            self.record.result.path = str(path)
+            self.record.result.sha256 = saved.sha256
+            self.record.result.file_bytes = saved.size
+        self._save_beside(Path(path))
+        return saved
+
+    def _save_beside(self, path: Path) -> None:
+        """Write what the model needs to be loaded, and what makes it again, next to it."""
+        entries = self.record.result.session_config if self.record.result is not None else {}
+        if entries:
+            content = json.dumps({"session_config": entries}, indent=2)
+            write_text(session_file(path), content + "\n")
+        else:
+            # One of an earlier run would be taken for that of this model.
+            session_file(path).unlink(missing_ok=True)
+        if self.record.culprits and self.pipeline is not None:
+            lines = [f"What 'graphopt run --on-failure heal' found right for {self.record.source.path}."]
+            for culprit in self.record.culprits:
+                members = " with ".join(map(str, culprit.members))
+                load = ", when it is loaded" if culprit.members[-1].at_load else ""
+                lines.append(f"Left out: {members} ({culprit.effect}{load})")
+            write_pipeline_file(pipeline_file(path), self.pipeline, self.healed, entries, "\n".join(lines))
+
+    def session(self, **options: Any) -> ort.InferenceSession:
+        """An ``onnxruntime.InferenceSession`` of the model, with the session entries that it needs.
+
+        Args:
+            options: As `graphopt.numerics.runtime.session` takes them: ``provider``, ``threads``, ...
+        """
+        from graphopt.numerics.runtime import session
+
+        entries = self.record.result.session_config if self.record.result is not None else {}
+        with tempfile.TemporaryDirectory(prefix="graphopt-session-") as folder:
+            path = Path(folder) / "model.onnx"
+            self.model.write(path)
+            return session(path, config=entries, **options)
+
+
+def session_file(path: Path) -> Path:
+    """Where the session entries of a model are written that it must be loaded with."""
+    return path.with_name(f"{path.name}.session.json")
+
+
+def pipeline_file(path: Path) -> Path:
+    """Where the pipeline is written that a healed run came to."""
+    return path.with_name(f"{path.name}.pipeline.toml")
+
+
+class CheckFailed(GraphoptError):
+    """A pass failed or broke the model, or the result is wrong as it is loaded.
+
+    Attributes:
+        result: The run up to there.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, result: Result, *, pass_name: str | None = None) -> None:
+        super().__init__(message, pass_name=pass_name)
+        self.result = result
+
+
+def begin_record(command: str, source: Model, path: Path | None, plan: Plan) -> Record:
+    """The record of a run, or of a diagnosis, that begins."""
+    return Record(
+        command=command,
+        graphopt=__version__,
+        environment=environment(),
+        source=Source(
+            path=str(path) if path is not None else None,
+            sha256=sha256(path) if path is not None else source.digest(),
+            opset=dict(source.ir.opset_imports),
+            nodes=source.node_count(),
+            initializer_bytes=source.initializer_bytes(),
+            inputs=[str(port) for port in source.interface().inputs],
+            metadata=dict(source.ir.metadata_props),
+        ),
+        pipeline=str(plan.pipeline),
+        notes=list(plan.notes),
+    )
+
+
+def environment() -> dict[str, str]:
+    """The versions that decide a result."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+def failed_result(record: Record, outcome: Outcome, checker: Checker | None, path: Path | None) -> Result:
+    """What there is of a run that a pass failed."""
+    record.passes = outcome.entries
+    note_checker(record, checker)
+    return Result(outcome.model, record, outcome.failure, tuple(outcome.dropped), _source=path)
+
+
+def finished_result(
+    record: Record, outcome: Outcome, loaded: Loaded, checker: Checker | None, path: Path | None
+) -> Result:
+    """What a run made that no pass failed."""
+    record.passes = outcome.entries
+    note_checker(record, checker)
+    record.result = _result_entry(record, outcome, loaded.check)
+    record.result.session_config = dict(loaded.config)
+    return Result(outcome.model, record, None, tuple(outcome.dropped), _source=path)
+
+
+def refused_result(record: Record, source: Model, checker: Checker | None, path: Path | None) -> Result:
+    """What there is of a run whose source is wrong already."""
+    note_checker(record, checker)
+    return Result(source, record, _source=path)
+
+
+def note_checker(record: Record, checker: Checker | None) -> None:
+    """What the checks came to know on the way."""
+    if checker is not None:
+        record.feeds, record.tolerance = checker.feeds, checker.tolerance
+        record.notes += checker.notes
+        record.noise_floor = checker.noise_floor
+        record.reference = checker.outside
+
+
+def _result_entry(record: Record, outcome: Outcome, loaded: AsLoaded) -> ResultEntry:
+    model = outcome.model
+    ops = model.op_counts()
+    before = record.source.metadata
+    kept = sum(1 for key, value in before.items() if model.ir.metadata_props.get(key) == value)
+    return ResultEntry(
+        path=None,
+        sha256="",
+        nodes=sum(ops.values()),
+        initializer_bytes=model.initializer_bytes(),
+        verdict=worst([_last_verdict(outcome), loaded.verdict, *_doubt(record)]),
+        as_loaded=loaded,
+        portability=_portability(model, ops),
+        metadata_kept=kept,
+        metadata_total=len(before),
+        ops=ops,
+    )
+
+
+def _doubt(record: Record) -> list[Verdict]:
+    """Whether the source itself is in doubt: then so is what was made of it."""
+    doubtful = record.reference is not None and record.reference.check.verdict == "undecided"
+    return ["undecided"] if doubtful else []
+
+
+def _last_verdict(outcome: Outcome) -> Verdict:
+    """The verdict on the model after the last pass that stands; an unchanged model is the source."""
+    standing = [
+        entry
+        for entry in outcome.entries
+        if entry.status == "changed" or (entry.status == "healed" and entry.check is not None)
+    ]
+    if not standing:
+        return "identical"
+    last: CheckEntry | None = standing[-1].check
+    return "not checked" if last is None else last.verdict
+
+
+def _portability(model: Model, ops: Mapping[str, int]) -> Portability:
+    domains = {op.rpartition("::")[0] for op in ops}
+    if _BLOCKED in domains:
+        return "this cpu"
+    defined = {function.domain for function in model.ir.functions.values()}
+    foreign = {d for d in domains if d and d not in _STANDARD and d not in defined}
+    return "onnxruntime" if foreign else "any runtime"
