@@ -30,7 +30,7 @@ from graphopt.rewrite.gate import Gate
 from graphopt.storage import empty_folder
 
 if TYPE_CHECKING:
-    from graphopt.diagnose.diagnosis import Diagnosis
+    from graphopt.diagnosis.diagnose import Diagnosis
     from graphopt.numerics.pair import CheckReport
 
 
@@ -212,7 +212,7 @@ def diagnose(
         BadInput: The model, the pipeline or an option cannot be used.
         SourceDiffers: The source is not what ``reference`` says.
     """
-    from graphopt.diagnose.diagnosis import diagnose_loading, diagnose_pipeline
+    from graphopt.diagnosis.diagnose import diagnose_loading, diagnose_pipeline
 
     begin = time.perf_counter()
     said = {
@@ -235,7 +235,9 @@ def diagnose(
     plan = make_plan(plain if pipeline is None else pipeline, plugins, skip, options or {}, None, None, said)
     with open_job("diagnose", model, plan, gate, memory=memory, cache=cache) as job:
         if against is not None:
-            raise BadInput("not yet")
+            found = job.compare(against, folder, tell)
+            found.record.seconds = time.perf_counter() - begin
+            return found
         elif pipeline is None:
             found = diagnose_loading(job.stages(tell, plain=True), job.record, folder)
         else:

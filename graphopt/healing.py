@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from graphopt.diagnose.describe import brief_entry
-from graphopt.diagnose.stages import Found, Stages, skip_of
-from graphopt.diagnose.trials import base_name
+from graphopt.diagnosis.describe import brief_entry
+from graphopt.diagnosis.stages import Found, Stages, skip_of
+from graphopt.diagnosis.trials import base_name
 from graphopt.record.data import Record
 from graphopt.results import Result, failed_result, finished_result
 from graphopt.rewrite.gate import Skip, Unit

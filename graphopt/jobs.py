@@ -24,7 +24,8 @@ from graphopt.rewrite.gate import Gate
 from graphopt.rewrite.passes import OpaquePass
 
 if TYPE_CHECKING:
-    from graphopt.diagnose.stages import Stages
+    from graphopt.diagnosis.diagnose import Diagnosis
+    from graphopt.diagnosis.stages import Stages
     from graphopt.numerics.trial import TrialChecker
 
 ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Model"
@@ -66,7 +67,7 @@ class Job:
             plain: Whether to leave the pipeline out and look only at how the source is loaded; what the gate
                 keeps from the pass that does the same is left out then.
         """
-        from graphopt.diagnose.stages import Stages
+        from graphopt.diagnosis.stages import Stages
 
         assert self.checker is not None, "a search needs the check"
         loader = self.plan.registry.get(RUNTIME_PASS)(**{"level": "all"})
@@ -83,6 +84,31 @@ class Job:
             instruments=self.instruments,
             tell=tell,
         )
+
+    def compare(
+        self, other: str | Path | Model, folder: Path | None, tell: Callable[[str], None]
+    ) -> Diagnosis:
+        """Diagnose another model against the source.
+
+        Args:
+            other: The other model.
+            folder: Where to write a reproduction; None for nowhere.
+            tell: Is told what is being done.
+
+        Raises:
+            BadInput: A model cannot be loaded, the source does not run, or no feeds are found for it.
+        """
+        from graphopt.diagnosis.against import Comparison
+        from graphopt.numerics.loading import as_file
+        from graphopt.numerics.pair import PairChecker
+
+        with (
+            as_file(self.source, self.path) as source,
+            as_file(Model.of(other), None if isinstance(other, Model) else Path(other)) as candidate,
+            PairChecker(self.plan.options, path=source[1], cache=self.tools.cache) as checker,
+        ):
+            comparison = Comparison(source, candidate, checker, self.tools.worker(), tell)
+            return comparison.diagnose(self.record, folder)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from graphopt.diagnose.diagnosis import Diagnosis
+from graphopt.diagnosis.diagnose import Diagnosis
 from graphopt.model import Model
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.record.data import CheckEntry, Record, to_json

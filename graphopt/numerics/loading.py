@@ -44,6 +44,16 @@ def written(model: Model) -> Generator[Path]:
         yield path
 
 
+@contextmanager
+def as_file(model: Model, path: Path | None) -> Generator[tuple[Model, Path]]:
+    """A model with its file: the one that it came from, else one that is written for a while."""
+    if path is not None:
+        yield model, path.absolute()
+        return
+    with written(model) as scratch:
+        yield model, scratch
+
+
 def check_loaded(
     checker: Checker,
     path: Path,

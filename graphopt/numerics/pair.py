@@ -8,12 +8,13 @@ from pathlib import Path
 
 from graphopt.model import Model
 from graphopt.numerics.check import FAILING, OPEN, Checker, differs, sentence
+from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.signature import loose_faults, metadata_faults
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.worker import Worker, pool
-from graphopt.record.data import AsLoaded, CheckEntry, Feeds, Tolerance, Verdict, worst
+from graphopt.record.data import AsLoaded, CheckEntry, Effect, Feeds, Tolerance, Verdict, worst
 from graphopt.rewrite.passes import KEEPS, Signature
 
 
@@ -45,7 +46,10 @@ class PairChecker(Checker):
             reason = sentence(faults)
             entry, loaded = CheckEntry("broken", reason=reason), AsLoaded("not checked", reason=reason)
             notes = (*self.reference.notes, *lost_notes)
-            return CheckReport("broken", reason, faults, entry, loaded, self.feeds, self.tolerance, notes)
+            effect = signature_effect(faults[0])
+            return CheckReport(
+                "broken", reason, faults, entry, loaded, self.feeds, self.tolerance, notes, effect
+            )
         change = Signature(changes=True, dims=frozen) if frozen else KEEPS
         spec = (
             self._write(candidate)
@@ -65,7 +69,8 @@ class PairChecker(Checker):
         if outside is not None and outside.verdict == "undecided" and verdict not in FAILING:
             verdict, reason = "undecided", f"Whether the source is right: {outside.reason}"
         notes = (*self.notes, *lost_notes)
-        return CheckReport(verdict, reason, (), entry, loaded, self.feeds, self.tolerance, notes)
+        effect = judged_effect(judged, self.reference) if entry.verdict in FAILING else ""
+        return CheckReport(verdict, reason, (), entry, loaded, self.feeds, self.tolerance, notes, effect)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class CheckReport:
         feeds: What they were run on.
         tolerance: What was allowed.
         notes: Sentences about the feeds, the reference, and metadata that is lost.
+        effect: What is wrong with the second model, where it is.
     """
 
     verdict: Verdict
@@ -91,6 +97,7 @@ class CheckReport:
     feeds: Feeds
     tolerance: Tolerance
     notes: tuple[str, ...]
+    effect: Effect = ""
 
 
 def check_models(

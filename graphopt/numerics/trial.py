@@ -11,21 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from graphopt.errors import InvalidResult, NotConverged, ToolFailed
 from graphopt.model import Model
 from graphopt.numerics.check import FAILING, OPEN, Checker, sentence, signatures
+from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.judge import Judgement
 from graphopt.numerics.local.evidence import may_be_rounding, weigh
 from graphopt.numerics.runtime import SessionSpec
 from graphopt.numerics.signature import signature_faults
-from graphopt.numerics.values import flatten
-from graphopt.pipeline.manager import Failure
 from graphopt.record.data import CheckEntry, Effect, Verdict
 from graphopt.rewrite.passes import Numerics, Pass
-
-ENDED: dict[str, Effect] = {"crashed": "crash", "timed out": "hang", "out of memory": "crash"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +66,7 @@ class TrialChecker(Checker):
         changes = signatures(steps)
         faults = signature_faults(self._promise, model, changes)
         if faults:
-            return Look(True, _signature_effect(faults[0]), sentence(faults))
+            return Look(True, signature_effect(faults[0]), sentence(faults))
         spec = self._write(model)
         lossy = _is_lossy(steps)
         judged = self._judge.judge(spec, changes, lossy=lossy)
@@ -130,44 +124,8 @@ class TrialChecker(Checker):
         failed = entry.verdict in FAILING or (wrong and entry.verdict == "undecided")
         if not failed:
             return Look(False, "", entry.reason, entry)
-        return Look(True, self._effect(judged), entry.reason, entry)
-
-    def _effect(self, judged: Judgement) -> Effect:
-        if judged.entry.verdict == "does not run":
-            return ENDED.get(judged.outcome.status, "does not run")
-        for run, expected in zip(judged.outputs, self.reference.outputs, strict=True):
-            for name, value in (run or {}).items():
-                pairs = zip(flatten(value), flatten(expected.get(name)), strict=False)
-                for (_, new), (_, old) in pairs:
-                    if isinstance(new, np.ndarray) and isinstance(old, np.ndarray):
-                        if new.dtype != old.dtype:
-                            return "wrong type"
-                        if new.shape != old.shape:
-                            return "wrong shape"
-        return "wrong values"
+        return Look(True, judged_effect(judged, self.reference), entry.reason, entry)
 
 
 def _is_lossy(steps: Sequence[Pass]) -> bool:
     return any(step.numerics is Numerics.LOSSY for step in steps)
-
-
-def failure_effect(failure: Failure) -> Effect:
-    """How a pass failed that never came to be checked."""
-    error = failure.error
-    if isinstance(error, InvalidResult):
-        return error.effect  # pyright: ignore[reportReturnType]
-    if isinstance(error, NotConverged):
-        return "hang"
-    if isinstance(error, ToolFailed):
-        return ENDED.get(error.status, "crash")
-    return "crash"
-
-
-def _signature_effect(fault: str) -> Effect:
-    return "signature" if " was " not in fault else "wrong type" if _retyped(fault) else "wrong shape"
-
-
-def _retyped(fault: str) -> bool:
-    """Whether ``the output y float[2] was y int64[2]`` tells of another type, not of another shape."""
-    new, _, old = fault.partition(" was ")
-    return new.rpartition(" ")[2].partition("[")[0] != old.rpartition(" ")[2].partition("[")[0]

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.diagnose.diagnosis import Diagnosis
+from graphopt.diagnosis.against import AGAINST
+from graphopt.diagnosis.diagnose import Diagnosis
 from graphopt.numerics.trial import Look
 from graphopt.record.data import CulpritEntry, Diverging, OutputCheck, Record
 from graphopt.record.terminal import headline
@@ -30,7 +31,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
     if diagnosis.verdict != "culprits":
         style = {"right": "green", "undecided": "yellow"}.get(diagnosis.verdict, "bold red")
         parts.append(Text(diagnosis.reason, style=style))
-    elif not record.clean_without_culprits:
+    elif record.clean_without_culprits is False:
         parts.append(Text(diagnosis.reason, style="yellow"))
     parts.append(_summary(record))
     parts.extend(_advice(record))
@@ -46,9 +47,10 @@ def _figure(value: float | None) -> str:
 
 
 def _sides(diagnosis: Diagnosis) -> Text:
-    line = Text("all off  ")
+    against = diagnosis.record.pipeline == AGAINST
+    line = Text("source  " if against else "all off  ")
     line.append("right", style="green")
-    line.append("        all on  ")
+    line.append("        the other  " if against else "        all on  ")
     look = diagnosis.full
     if not look.failed:
         word = "undecided" if look.verdict == "undecided" else "right"
@@ -185,7 +187,7 @@ def _advice(record: Record) -> Iterator[Text]:
     loading = [
         c.members[-1].component for c in record.culprits if c.members[-1].at_load and c.members[-1].component
     ]
-    skips = [c.workaround for c in record.culprits if not c.members[-1].at_load]
+    skips = [c.workaround for c in record.culprits if c.workaround and not c.members[-1].at_load]
     lines: list[tuple[str, str]] = []
     if loading:
         names = ", ".join(f'"{name}"' for name in loading)
@@ -193,7 +195,7 @@ def _advice(record: Record) -> Iterator[Text]:
     if skips:
         lines.append(("leave out", " ".join(skips)))
     path = Path(record.source.path).name if record.source.path else "MODEL"
-    if record.culprits and record.pipeline != "against":
+    if record.culprits and record.pipeline != AGAINST:
         pipeline = "" if loading and not skips else f" --pipeline '{record.pipeline}'"
         lines.append(("ship it", f"graphopt run {path}{pipeline} --on-failure heal"))
     folders = [culprit.repro for culprit in record.culprits if culprit.repro]

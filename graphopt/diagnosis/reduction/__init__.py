@@ -1,0 +1,1 @@
+"""Finding the smallest model that still shows a fault."""

@@ -1,0 +1,182 @@
+"""A search in two stages: the passes of a pipeline, then what ONNX Runtime does when it loads the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graphopt.diagnosis.bisect import Culprit, Findings, search
+from graphopt.diagnosis.trials import LoadTrials, PipelineTrials, Tell, base_name
+from graphopt.model import Model
+from graphopt.numerics.loading import RIGHT, Loaded, check_loaded, written
+from graphopt.numerics.runtime import with_disabled
+from graphopt.numerics.trial import TrialChecker
+from graphopt.pipeline.instrument import Instrument
+from graphopt.pipeline.manager import Origin, Outcome
+from graphopt.pipeline.opaque import Toolbox
+from graphopt.pipeline.spec import Pipeline
+from graphopt.planning import runtime_parts_off
+from graphopt.record.data import Member
+from graphopt.rewrite.gate import Gate, Part, SiteKey, Skip, Unit
+from graphopt.rewrite.passes import OpaquePass, Pass
+
+MOST_TRIALS = 400
+
+
+@dataclass(slots=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        outcome: The run without the culprits; the failed one where not all was found.
+        passes: The trials of the pipeline.
+        in_passes: What they say.
+        loaded: The result as it is loaded, with the session entries that it needs.
+        loading: The trials of loading it; None where it loads right.
+        at_load: What they say.
+    """
+
+    outcome: Outcome
+    passes: PipelineTrials
+    in_passes: Findings[Unit]
+    loaded: Loaded | None = None
+    loading: LoadTrials | None = None
+    at_load: Findings[Unit] = field(default_factory=Findings[Unit])
+
+    @property
+    def culprits(self) -> list[tuple[Culprit[Unit], PipelineTrials | LoadTrials]]:
+        """Each culprit with the trials that convicted it."""
+        found: list[tuple[Culprit[Unit], PipelineTrials | LoadTrials]] = [
+            (culprit, self.passes) for culprit in self.in_passes.culprits
+        ]
+        if self.loading is not None:
+            found += [(culprit, self.loading) for culprit in self.at_load.culprits]
+        return found
+
+    @property
+    def clean(self) -> bool:
+        """Whether what is left was seen to be right, also as it is loaded."""
+        return self.in_passes.clean and self.at_load.clean
+
+    @property
+    def trials(self) -> int:
+        """How many trials it took."""
+        return self.in_passes.trials + self.at_load.trials
+
+    @property
+    def problem(self) -> str:
+        """Why not all was found, if that is so."""
+        return self.in_passes.problem or self.at_load.problem
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Searches for what makes a pipeline's result wrong.
+
+    Attributes:
+        pipeline: The pipeline; with no passes, only loading the source is looked at.
+        gate: What is left out anyway.
+        origin: Gives the source.
+        checker: Judges.
+        tools: What foreign code runs with.
+        loader: The pass that saves what the runtime makes of a file when it loads it.
+        config: Session entries that the result is loaded with.
+        loading_off: Parts of the runtime's optimizer that are off whenever the result is loaded.
+        instruments: What else watches the runs.
+        tell: Is told what is being tried.
+        limit: The most trials of a stage.
+    """
+
+    pipeline: Pipeline
+    gate: Gate
+    origin: Origin
+    checker: TrialChecker
+    tools: Toolbox
+    loader: OpaquePass
+    config: Mapping[str, str] = field(default_factory=dict[str, str])
+    loading_off: frozenset[str] = frozenset()
+    instruments: tuple[Instrument, ...] = ()
+    tell: Tell = lambda _: None
+    limit: int = MOST_TRIALS
+
+    def search(self) -> Found:
+        """Search both stages; the second one only where the first one leaves a model that is right.
+
+        Raises:
+            BadInput: A pass refuses the model or an option.
+            SourceDiffers: The source is not what the outside reference says.
+        """
+        trials = PipelineTrials(
+            self.pipeline, self.gate, self.origin, self.checker, self.tools, self.instruments, self.tell
+        )
+        findings = search(trials, limit=self.limit)
+        found = Found(trials.last_run(findings.off), trials, findings)
+        if found.outcome.failure is None and findings.clean:
+            self._load(found)
+        return found
+
+    def search_loading(self) -> Found:
+        """Search what the runtime does when it loads the source itself.
+
+        Raises:
+            BadInput: The source does not run without optimizations.
+            SourceDiffers: The source is not what the outside reference says.
+        """
+        passes = PipelineTrials(Pipeline(), Gate(), self.origin, self.checker, self.tools)
+        outcome = passes.last_run(frozenset())
+        found = Found(outcome, passes, Findings())
+        trials = self._load_trials(outcome.model, self.checker.source_path, (), self.config)
+        found.loading, found.at_load = trials, search(trials, limit=self.limit)
+        return found
+
+    def _load(self, found: Found) -> None:
+        outcome = found.outcome
+        switched_off = runtime_parts_off(self.pipeline, found.passes.gate_without(found.in_passes.off))
+        self.tell("the result as it is loaded")
+        with written(outcome.model) as path:
+            loaded = check_loaded(self.checker, path, outcome.steps, self.config, switched_off)
+            found.loaded = loaded
+            if loaded.check.verdict in RIGHT:
+                return
+            trials = self._load_trials(outcome.model, path, tuple(outcome.steps), loaded.config)
+            found.loading, found.at_load = trials, search(trials, limit=self.limit)
+            off = components_of(found.at_load.off)
+            if found.at_load.clean and off:
+                entries = with_disabled(loaded.config, off)
+                found.loaded = Loaded(self.checker.as_loaded(path, outcome.steps, entries), entries)
+
+    def _load_trials(
+        self, model: Model, path: Path, steps: tuple[Pass, ...], config: Mapping[str, str]
+    ) -> LoadTrials:
+        return LoadTrials(
+            path,
+            model,
+            self.loader,
+            self.checker,
+            self.tools,
+            steps,
+            self.loading_off,
+            dict(config),
+            self.tell,
+        )
+
+
+def member_of(unit: Unit, *, at_load: bool = False) -> Member:
+    """A unit as the record names it."""
+    if isinstance(unit, SiteKey):
+        return Member(unit.instance, site=str(unit))
+    return Member(unit.instance, component=unit.component or None, at_load=at_load)
+
+
+def skip_of(unit: Unit) -> Skip:
+    """The skip that leaves a unit out in every instance of its pass."""
+    name = base_name(unit.instance)
+    if isinstance(unit, SiteKey):
+        return Skip(name, node=str(unit).partition("@")[2])
+    return Skip(name, unit.component or None)
+
+
+def components_of(units: frozenset[Unit]) -> frozenset[str]:
+    """The components among units."""
+    return frozenset(unit.component for unit in units if isinstance(unit, Part) and unit.component)

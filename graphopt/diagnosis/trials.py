@@ -1,0 +1,354 @@
+"""The trials of a search: a pipeline run under a gate, or a file loaded with parts of the optimizer off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from graphopt.diagnosis.bisect import Ran
+from graphopt.errors import BadInput, PassError, ToolFailed
+from graphopt.model import Model
+from graphopt.numerics.effects import failure_effect
+from graphopt.numerics.trial import Look, TrialChecker
+from graphopt.pipeline.instrument import Instrument
+from graphopt.pipeline.manager import Origin, Outcome, PassManager
+from graphopt.pipeline.opaque import Toolbox, components_of, run_tool
+from graphopt.pipeline.spec import Pipeline
+from graphopt.record.data import PassEntry
+from graphopt.rewrite.gate import Gate, Part, SiteKey, Unit
+from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass
+
+Tell = Callable[[str], None]
+_LIMIT_AFTER_HANG = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial and what came of it.
+
+    Attributes:
+        look: What was seen.
+        units: The units that took effect, in order.
+        outcome: The run, of a pipeline.
+    """
+
+    look: Look
+    units: tuple[Unit, ...] = ()
+    outcome: Outcome | None = None
+
+
+def base_name(instance: str) -> str:
+    """The name of the pass of an instance."""
+    return instance.partition("#")[0]
+
+
+def leaves(step: OpaquePass, components: Iterable[str]) -> Iterator[str]:
+    """The components, those that are made of others resolved into these."""
+    parts = step.parts()
+    for component in components:
+        yield from parts.get(component, (component,))
+
+
+@dataclass
+class PipelineTrials:
+    """The search's `Experiment` over a pipeline.
+
+    Attributes:
+        pipeline: The pipeline.
+        base: What the user leaves out anyway.
+        origin: Gives the source.
+        checker: Judges; started on the source already.
+        tools: What foreign code runs with.
+        instruments: What else watches the runs that are checked after every pass.
+        tell: Is told what is being tried.
+        full: The run with everything on, once it was asked for.
+    """
+
+    pipeline: Pipeline
+    base: Gate
+    origin: Origin
+    checker: TrialChecker
+    tools: Toolbox
+    instruments: tuple[Instrument, ...] = ()
+    tell: Tell = lambda _: None
+    full: Trial | None = None
+    _latest: frozenset[Unit] | None = None
+    _only: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
+    _without: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
+    _hidden: bool = False
+    _components: dict[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+
+    def __post_init__(self) -> None:
+        self._steps: dict[str, Pass] = {item.instance: item.step for item in self.pipeline.steps()}
+
+    def without(self, off: frozenset[Unit]) -> Ran[Unit]:
+        """Run everything but ``off``, checked after every pass as a run is."""
+        trial = self.without_trial(off)
+        return Ran(trial.look.failed, trial.units, tuple(self._hints(trial)))
+
+    def without_trial(self, off: frozenset[Unit]) -> Trial:
+        """The trial behind `without`."""
+        if off not in self._without:
+            self.tell("everything on" if not off else f"without {', '.join(map(str, sorted(off, key=str)))}")
+            self._without[off] = self._checked_run(off)
+        return self._without[off]
+
+    def only(self, on: frozenset[Unit]) -> bool:
+        """Run nothing but ``on``."""
+        return self.only_trial(on).look.failed
+
+    def only_trial(self, on: frozenset[Unit]) -> Trial:
+        """The trial behind `only`."""
+        if on not in self._only:
+            self.tell(_described(on))
+            self._only[on] = self._run_only(on)
+        return self._only[on]
+
+    def effective(self, on: frozenset[Unit]) -> frozenset[Unit]:
+        """Which of ``on`` took effect when nothing else ran."""
+        return frozenset(self.only_trial(on).units) & on
+
+    def model_of(self, on: frozenset[Unit]) -> Model | None:
+        """The model that nothing but ``on`` makes; None where a pass fails."""
+        outcome = self._manager(replace(self.base, only=on)).run(self.origin)
+        return None if outcome.failure is not None else outcome.model
+
+    def last_run(self, off: frozenset[Unit]) -> Outcome:
+        """The run without ``off``, which the checker stands at afterwards."""
+        if off != self._latest:
+            self._without[off] = self._checked_run(off)
+        outcome = self.without_trial(off).outcome
+        assert outcome is not None
+        return outcome
+
+    def gate_without(self, off: frozenset[Unit]) -> Gate:
+        """The gate that leaves ``off`` out, of every instance of their passes."""
+        denied, components, passes = set[SiteKey](), set[tuple[str, str]](), set[str]()
+        for unit in off:
+            for instance in self._same_passes(unit.instance):
+                if isinstance(unit, SiteKey):
+                    denied.add(SiteKey(instance, unit.graph, unit.root, unit.count))
+                elif unit.component:
+                    components.add((instance, unit.component))
+                else:
+                    passes.add(instance)
+        base = self.base
+        return replace(
+            base,
+            denied=base.denied | denied,
+            components=base.components | components,
+            passes=base.passes | passes,
+        )
+
+    def _same_passes(self, instance: str) -> list[str]:
+        name = base_name(instance)
+        return [other for other in self._steps if base_name(other) == name]
+
+    def _manager(self, gate: Gate, *watchers: Instrument) -> PassManager:
+        return PassManager(self.pipeline, gate=gate, instruments=watchers, tools=self.tools)
+
+    def _checked_run(self, off: frozenset[Unit]) -> Trial:
+        self._latest = off
+        outcome = self._manager(self.gate_without(off), *self.instruments, self.checker).run(self.origin)
+        trial = self._look(outcome)
+        if self.full is None:
+            self.full = trial
+        if outcome.failure is not None and outcome.failure.status == "timed out":
+            limit = min(self.tools.timeout or _LIMIT_AFTER_HANG, _LIMIT_AFTER_HANG)
+            self.tools = replace(self.tools, timeout=limit)
+        return trial
+
+    def _look(self, outcome: Outcome) -> Trial:
+        failure = outcome.failure
+        units = tuple(self._units(outcome))
+        if failure is not None and failure.check is None:
+            return Trial(Look(True, failure_effect(failure), failure.message), units, outcome)
+        if failure is not None:
+            assert failure.check is not None
+            entry = failure.check
+            # Only places say that it is wrong: trials must look at places, too.
+            self._hidden = (
+                entry.verdict == "broken"
+                and bool(entry.outputs)
+                and not any(output.verdict == "broken" for output in entry.outputs)
+            )
+            return Trial(Look(True, "wrong values", entry.reason, entry), units, outcome)
+        self._hidden = False
+        standing = [entry for entry in outcome.entries if entry.status == "changed"]
+        last = standing[-1].check if standing else None
+        if last is None or last.verdict != "undecided":
+            return Trial(Look(False, "", "", last), units, outcome)
+        return Trial(self.checker.look(outcome.model, outcome.steps), units, outcome)
+
+    def _run_only(self, on: frozenset[Unit]) -> Trial:
+        try:
+            outcome = self._manager(replace(self.base, only=on)).run(self.origin)
+        except BadInput as error:
+            # A tool that refuses what this part of the pipeline makes of the model shows nothing.
+            return Trial(Look(False, "", str(error)))
+        units = tuple(self._units(outcome))
+        failure = outcome.failure
+        if failure is not None:
+            return Trial(Look(True, failure_effect(failure), failure.message), units, outcome)
+        if not outcome.steps:
+            return Trial(Look(False), units, outcome)
+        look = self.checker.look(outcome.model, outcome.steps, every_place=self._hidden)
+        return Trial(look, units, outcome)
+
+    def _units(self, outcome: Outcome) -> Iterator[Unit]:
+        """The units that took effect, in the order of the run."""
+        keys = {
+            change.site.number: change.site.key for changes in outcome.changes.values() for change in changes
+        }
+        seen: set[Unit] = set()
+        for entry in outcome.entries:
+            for unit in self._units_of(entry, keys, outcome):
+                if unit not in seen:
+                    seen.add(unit)
+                    yield unit
+
+    def _units_of(self, entry: PassEntry, keys: dict[int, SiteKey], outcome: Outcome) -> Iterator[Unit]:
+        if entry.status in ("unchanged", "skipped"):
+            return
+        yield from (keys[site.index] for site in entry.sites)
+        failure = outcome.failure
+        failed = failure is not None and failure.instance == entry.instance and failure.check is None
+        if failed and failure is not None and failure.site is not None:
+            yield failure.site
+        step = self._steps[entry.instance]
+        if isinstance(step, SurgeonPass):
+            yield Part(entry.instance)
+        elif isinstance(step, OpaquePass):
+            yield Part(entry.instance)
+            names = sorted(self.known(step)) if failed else leaves(step, entry.components)
+            off = self.base.disabled(entry.instance, frozenset)
+            yield from (Part(entry.instance, name) for name in names if name not in off)
+
+    def known(self, step: OpaquePass) -> frozenset[str]:
+        """All components of a pass; its tool is asked once."""
+        key = str(step)
+        if key not in self._components:
+            self._components[key] = components_of(step, self.tools)
+        return self._components[key]
+
+    def _hints(self, trial: Trial) -> Iterator[Unit]:
+        failure = None if trial.outcome is None else trial.outcome.failure
+        if failure is None or trial.outcome is None:
+            return
+        if failure.site is not None:
+            yield failure.site
+        step = self._steps.get(failure.instance)
+        if isinstance(failure.error, ToolFailed) and isinstance(step, OpaquePass):
+            yield from (Part(failure.instance, name) for name in step.suspects(failure.error.output))
+        keys = {
+            str(change.site.key): change.site.key
+            for change in trial.outcome.changes.get(failure.instance, ())
+        }
+        sites = [site for site in trial.outcome.entries[-1].sites if site.local.verdict == "wrong"]
+        for site in sorted(sites, key=lambda site: -(site.local.error or 0.0)):
+            yield keys[site.key]
+
+
+@dataclass
+class LoadTrials:
+    """The search's `Experiment` over what ONNX Runtime does when it loads a file.
+
+    Attributes:
+        path: The file.
+        model: What it holds.
+        step: The pass that saves what the runtime makes of a file at the same level; tells its parts.
+        checker: Judges; started on the source already.
+        tools: What foreign code runs with.
+        steps: The passes that made the file from the source.
+        base: Components that the user leaves out anyway.
+        config: Session entries that the file is loaded with.
+    """
+
+    path: Path
+    model: Model
+    step: OpaquePass
+    checker: TrialChecker
+    tools: Toolbox
+    steps: tuple[Pass, ...] = ()
+    base: frozenset[str] = frozenset()
+    config: dict[str, str] = field(default_factory=dict[str, str])
+    tell: Tell = lambda _: None
+    full: Trial | None = None
+    _only: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
+    _without: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
+    _known: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self._known = components_of(self.step, self.tools)
+
+    def without(self, off: frozenset[Unit]) -> Ran[Unit]:
+        """Load with all of the optimizer but ``off``."""
+        trial = self.without_trial(off)
+        return Ran(trial.look.failed, trial.units, tuple(self._suspects(off)) if trial.look.failed else ())
+
+    def without_trial(self, off: frozenset[Unit]) -> Trial:
+        """The trial behind `without`."""
+        if off not in self._without:
+            self.tell("all on" if not off else f"without {', '.join(map(str, sorted(off, key=str)))}")
+            disabled = frozenset(unit.component for unit in off if isinstance(unit, Part)) | self.base
+            look = self._look(disabled)
+            units = tuple(self._took_effect(disabled)) if look.failed else ()
+            self._without[off] = Trial(look, units)
+            self.full = self.full or self._without[off]
+        return self._without[off]
+
+    def only(self, on: frozenset[Unit]) -> bool:
+        """Load with nothing of the optimizer but ``on``."""
+        return self.only_trial(on).look.failed
+
+    def only_trial(self, on: frozenset[Unit]) -> Trial:
+        """The trial behind `only`."""
+        if on not in self._only:
+            self.tell(_described(on))
+            self._only[on] = Trial(self._look(self.disabled(on)))
+        return self._only[on]
+
+    def effective(self, on: frozenset[Unit]) -> frozenset[Unit]:
+        """Which of ``on`` changed the model, by the log of saving what it becomes."""
+        return frozenset(self._took_effect(self.disabled(on))) & on
+
+    def _look(self, disabled: frozenset[str]) -> Look:
+        return self.checker.look_loaded(self.path, disabled, self.config, self.steps)
+
+    def disabled(self, on: frozenset[Unit]) -> frozenset[str]:
+        """What must be switched off so that nothing but ``on`` is left."""
+        return self.base | self._known - {unit.component for unit in on if isinstance(unit, Part)}
+
+    def model_of(self, on: frozenset[Unit]) -> Model | None:
+        """What the file becomes by nothing but ``on``; None where it cannot be saved."""
+        try:
+            return run_tool(self.step, self.model, self.disabled(on), self.tools).model
+        except PassError:
+            return None
+
+    def _took_effect(self, disabled: frozenset[str]) -> Iterator[Part]:
+        try:
+            report = run_tool(self.step, self.model, disabled, self.tools).report
+        except PassError:
+            names: Iterable[str] = sorted(self._known)
+        else:
+            names = leaves(self.step, report.components)
+        yield from (Part(self.step.name, name) for name in dict.fromkeys(names) if name not in disabled)
+
+    def _suspects(self, off: frozenset[Unit]) -> Iterator[Part]:
+        disabled = frozenset(unit.component for unit in off if isinstance(unit, Part)) | self.base
+        try:
+            run_tool(self.step, self.model, disabled, self.tools)
+        except ToolFailed as error:
+            yield from (Part(self.step.name, name) for name in self.step.suspects(error.output))
+        except PassError:
+            return
+
+
+def _described(on: frozenset[Unit]) -> str:
+    if not on:
+        return "everything off"
+    if len(on) == 1:
+        return f"{next(iter(on))} alone"
+    return f"{len(on)} units"

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphopt.diagnosis.bisect import Culprit, Ran, search
+
+
+@dataclass
+class World:
+    """Units by number; some sets of them fail, some need others to take effect, some come up later.
+
+    Attributes:
+        units: How many there are.
+        faults: The sets that fail where all their units take effect.
+        needs: What a unit needs to take effect.
+        latent: Units that take effect only where another one is off: a pass that does a denied rewrite again.
+        always: Whether it fails whatever is off.
+    """
+
+    units: int
+    faults: list[frozenset[int]]
+    needs: dict[int, frozenset[int]] = field(default_factory=dict)
+    latent: dict[int, int] = field(default_factory=dict)
+    always: bool = False
+    hints: tuple[int, ...] = ()
+    trials: int = 0
+
+    def _applied(self, on: frozenset[int]) -> frozenset[int]:
+        applied: set[int] = set()
+        for unit in range(self.units):
+            if unit in on and self.needs.get(unit, frozenset()) <= applied:
+                applied.add(unit)
+        return frozenset(applied)
+
+    def _fails(self, applied: frozenset[int]) -> bool:
+        return self.always or any(fault <= applied for fault in self.faults)
+
+    def without(self, off: frozenset[int]) -> Ran[int]:
+        self.trials += 1
+        on = frozenset(
+            unit
+            for unit in range(self.units)
+            if unit not in off and (unit not in self.latent or self.latent[unit] in off)
+        )
+        applied = self._applied(on)
+        return Ran(self._fails(applied), tuple(sorted(applied)), self.hints)
+
+    def only(self, on: frozenset[int]) -> bool:
+        self.trials += 1
+        return self._fails(self._applied(on))
+
+    def effective(self, on: frozenset[int]) -> frozenset[int]:
+        return self._applied(on)
+
+
+def members(found: tuple[Culprit[int], ...]) -> set[frozenset[int]]:
+    return {frozenset(culprit.members) for culprit in found}
+
+
+def test_nothing_fails() -> None:
+    found = search(World(10, []))
+    assert not found.culprits
+    assert found.clean
+    assert found.trials == 1
+
+
+def test_everything_off_fails_as_well() -> None:
+    found = search(World(10, [], always=True))
+    assert not found.culprits
+    assert not found.clean
+    assert found.problem == "it fails with everything off as well"
+
+
+@pytest.mark.parametrize("guilty", [0, 1, 2500, 4998, 4999])
+def test_one_among_five_thousand_takes_few_trials(guilty: int) -> None:
+    world = World(5000, [frozenset({guilty})])
+    found = search(world)
+    assert found.culprits == (Culprit((guilty,)),)
+    assert found.off == {guilty}
+    assert found.trials == world.trials <= math.ceil(math.log2(5000)) + 4
+
+
+def test_suspect_saves_the_halving() -> None:
+    found = search(World(5000, [frozenset({1234})], hints=(7, 1234)))
+    assert members(found.culprits) == {frozenset({1234})}
+    assert found.trials <= 5
+
+
+def test_wrong_suspect_is_not_blamed() -> None:
+    found = search(World(64, [frozenset({40})], hints=(1, 2, 3)))
+    assert members(found.culprits) == {frozenset({40})}
+
+
+def test_either_of_two_breaks_it() -> None:
+    found = search(World(100, [frozenset({20}), frozenset({70})]))
+    assert members(found.culprits) == {frozenset({20}), frozenset({70})}
+    assert found.off == {20, 70}
+    assert all(culprit.confirmed for culprit in found.culprits)
+
+
+def test_only_both_together_break_it() -> None:
+    found = search(World(100, [frozenset({20, 70})]))
+    assert found.culprits == (Culprit((20, 70)),)
+    assert len(found.off) == 1
+
+
+def test_sets_that_share_a_unit_are_both_found_and_one_unit_left_out() -> None:
+    found = search(World(50, [frozenset({5, 30}), frozenset({5, 40})]))
+    assert members(found.culprits) == {frozenset({5, 30}), frozenset({5, 40})}
+    assert found.off == {5}
+
+
+def test_set_hidden_by_what_was_left_out_is_found() -> None:
+    found = search(World(50, [frozenset({5, 30}), frozenset({30, 40})]))
+    assert members(found.culprits) == {frozenset({5, 30}), frozenset({30, 40})}
+    assert found.off == {30}
+
+
+def test_what_a_unit_needs_is_not_blamed() -> None:
+    world = World(100, [frozenset({70})], needs={70: frozenset({10, 33})})
+    found = search(world)
+    assert found.culprits == (Culprit((70,), (10, 33)),)
+
+
+def test_partner_is_told_from_what_a_unit_needs() -> None:
+    world = World(100, [frozenset({20, 70})], needs={70: frozenset({10})})
+    found = search(world)
+    assert found.culprits == (Culprit((20, 70), (10,)),)
+
+
+def test_long_chain_of_needs_does_not_cost_a_search_each() -> None:
+    needs = {unit: frozenset({unit - 1}) for unit in range(1, 400)}
+    found = search(World(400, [frozenset({399})], needs=needs))
+    assert members(found.culprits) == {frozenset({399})}
+    assert found.culprits[0].confirmed
+    assert found.trials < 60
+
+
+def test_unit_that_takes_the_place_of_another_is_found() -> None:
+    found = search(World(20, [frozenset({3}), frozenset({15})], latent={15: 3}))
+    assert members(found.culprits) == {frozenset({3}), frozenset({15})}
+    assert found.clean
+
+
+def test_failure_that_no_unit_explains() -> None:
+    class Outside(World):
+        def without(self, off: frozenset[int]) -> Ran[int]:
+            return Ran(True, tuple(unit for unit in range(self.units) if unit not in off))
+
+    found = search(Outside(8, []))
+    assert not found.culprits
+    assert found.problem
+
+
+def test_ends_at_its_limit() -> None:
+    found = search(World(5000, [frozenset({1234})]), limit=6)
+    assert found.trials == 6
+    assert not found.clean
+    assert found.problem == "the search ended after 6 trials"
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Random faults of one to three units, no one of which contains another, with random needs."""
+    units = draw(st.integers(2, 300))
+    unit = st.integers(0, units - 1)
+    drawn = draw(st.lists(st.frozensets(unit, min_size=1, max_size=3), min_size=1, max_size=4))
+    faults = [fault for fault in set(drawn) if not any(other < fault for other in drawn)]
+    guilty = frozenset().union(*faults)
+    needs: dict[int, frozenset[int]] = {}
+    for needy in draw(st.lists(unit, max_size=3)):
+        wanted = draw(st.frozensets(unit, max_size=2))
+        needs[needy] = frozenset(n for n in wanted if n < needy and n not in guilty)
+    return World(units, faults, needs)
+
+
+@settings(max_examples=400, deadline=None)
+@given(worlds())
+def test_every_named_set_is_a_smallest_failing_one_and_the_rest_passes(world: World) -> None:
+    found = search(world)
+    assert found.clean
+    assert not world.without(found.off).failed
+    assert members(found.culprits) <= set(world.faults)
+    for culprit in found.culprits:
+        assert culprit.confirmed
+        together = frozenset(culprit.members) | frozenset(culprit.needs)
+        assert world.only(together)
+        assert not any(world.only(together - {member}) for member in culprit.members)
+
+
+@settings(max_examples=300, deadline=None)
+@given(worlds())
+def test_sets_that_share_no_unit_are_all_found_in_few_trials(world: World) -> None:
+    disjoint = sum(map(len, world.faults)) == len(frozenset().union(*world.faults))
+    found = search(world)
+    if disjoint:
+        assert members(found.culprits) == set(world.faults)
+    units = sum(len(culprit.members) + len(culprit.needs) for culprit in found.culprits)
+    halving = math.log2(world.units) + 1
+    assert found.trials <= 2 * units * halving + 6 + 2 * len(found.culprits)
