@@ -14,7 +14,7 @@ from graphopt.numerics.options import CheckOptions
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import PassManager
 from graphopt.planning import CheckMode, PipelineSource, Policy, make_plan, runtime_parts_off
-from graphopt.record.data import AsLoaded
+from graphopt.record.data import AsLoaded, DiagnosisEntry
 from graphopt.results import (
     CheckFailed,
     Result,
@@ -236,13 +236,19 @@ def diagnose(
     with open_job("diagnose", model, plan, gate, memory=memory, cache=cache) as job:
         if against is not None:
             found = job.compare(against, folder, tell)
-            found.record.seconds = time.perf_counter() - begin
-            return found
         elif pipeline is None:
+            if not job.gate.allows_pass(RUNTIME_PASS):
+                raise BadInput(
+                    f"Without a pipeline, '{RUNTIME_PASS}' is all there is to diagnose: leave out"
+                    f" --skip {RUNTIME_PASS}, or give a --pipeline."
+                )
             found = diagnose_loading(job.stages(tell, plain=True), job.record, folder)
         else:
             found = diagnose_pipeline(job.stages(tell), job.record, folder)
-        note_checker(found.record, job.checker)
+        if against is None:
+            note_checker(found.record, job.checker)
+        look = found.full
+        found.record.diagnosis = DiagnosisEntry(found.verdict, found.reason, look.effect, look.entry)
         found.record.seconds = time.perf_counter() - begin
         return found
 

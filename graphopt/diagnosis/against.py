@@ -126,7 +126,9 @@ class Comparison:
         with tempfile.TemporaryDirectory(prefix="graphopt-repro-") as scratch:
             after = Path(scratch) / "after.onnx"
             onnx.save(pair.after, after)
-            shown = Reproduction(pair.before, pair.feeds, TOLERANCE, after=after)
+            shown = Reproduction(
+                pair.before, pair.feeds, TOLERANCE, after=after, plain=self.checker.reference.spec.level
+            )
             write_reproduction(shown, culprit, record, folder)
 
     def _place(self, wanted: str, feed: Mapping[str, Any]) -> Pair | None:

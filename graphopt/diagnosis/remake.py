@@ -49,7 +49,7 @@ class Plain:
 
     Args:
         runtime: What runs them.
-        spec: How they are run; path and level are of no matter.
+        spec: How they are run; its path is of no matter.
     """
 
     def __init__(self, runtime: Runtime, spec: SessionSpec) -> None:
@@ -58,7 +58,7 @@ class Plain:
 
     def plain(self, path: Path, feeds: Mapping[str, Any]) -> Made:
         """Run the model as it is."""
-        return self._run(replace(self._spec, path=str(path), level="disable", disabled=()), feeds)
+        return self._run(replace(self._spec, path=str(path), disabled=()), feeds)
 
     def _run(self, spec: SessionSpec, feeds: Mapping[str, Any]) -> Made:
         outcome = self._runtime.run(spec, [FeedSet("repro", 0, "data", {}, dict(feeds))])

@@ -62,6 +62,7 @@ def write_repro(case: Case, stages: Stages, record: Record, folder: Path) -> Non
             after=after if after.exists() else None,
             mended=mended if runtime is None and mended.exists() else None,
             runtime=runtime,
+            plain=stages.checker.reference.spec.level,
         )
         write_reproduction(shown, case.entry, record, folder)
 

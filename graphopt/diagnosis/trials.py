@@ -13,6 +13,7 @@ from graphopt.numerics.effects import failure_effect
 from graphopt.numerics.trial import Look, TrialChecker
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import Origin, Outcome, PassManager
+from graphopt.pipeline.names import did_you_mean
 from graphopt.pipeline.opaque import Toolbox, components_of, run_tool
 from graphopt.pipeline.spec import Pipeline
 from graphopt.record.data import PassEntry
@@ -281,6 +282,10 @@ class LoadTrials:
 
     def __post_init__(self) -> None:
         self._known = components_of(self.step, self.tools)
+        for name in sorted(self.base - self._known - self.step.parts().keys()):
+            hint = did_you_mean(name, self._known)
+            sentence = f"Pass '{self.step.name}' has no component '{name}' to skip: "
+            raise BadInput(sentence + (hint.strip() or f"it has {', '.join(sorted(self._known))}."))
 
     def without(self, off: frozenset[Unit]) -> Ran[Unit]:
         """Load with all of the optimizer but ``off``."""

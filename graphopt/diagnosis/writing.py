@@ -27,6 +27,7 @@ from graphopt.storage import write_text
 ISOLATED = ("crash", "hang")
 """Effects that the script looks at from outside."""
 HANG_SECONDS = 60
+SCRIPT = "repro.py"
 _MOST_LINES = 60
 _LEVELS: Mapping[str, str] = {
     "disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
@@ -70,6 +71,7 @@ class Reproduction:
         after: The file of what the culprit makes of it; None where it makes nothing.
         mended: The file of what is made of it without the culprit; None where there is none.
         runtime: How ONNX Runtime shows it itself; None where ``after`` shows it.
+        plain: The level at which models are right.
     """
 
     before: onnx.ModelProto
@@ -78,6 +80,7 @@ class Reproduction:
     after: Path | None = None
     mended: Path | None = None
     runtime: InRuntime | None = None
+    plain: Level = "disable"
 
 
 def write_reproduction(shown: Reproduction, entry: CulpritEntry, record: Record, folder: Path) -> None:
@@ -106,12 +109,13 @@ def write_reproduction(shown: Reproduction, entry: CulpritEntry, record: Record,
         config = with_disabled({}, shown.runtime.disabled)
         write_text(folder / "session.json", json.dumps({"session_config": config}, indent=2) + "\n")
     context = _context(shown, entry, record)
-    write_text(folder / "repro.py", _rendered("repro.py.jinja", context))
     entry.repro = str(folder)
-    if not context["shows"]:
-        entry.notes.append("the script cannot show it: it takes the tool itself to make it fail")
+    if context["shows"]:
+        write_text(folder / SCRIPT, _rendered("repro.py.jinja", context))
+    else:
+        entry.notes.append("there is no script: it takes the tool itself to make it fail")
     code, observed = _tried(folder) if context["shows"] else (0, "")
-    mended = _tried(folder, "--workaround")[0] if context["mends"] else 0
+    mended = _tried(folder, "--workaround")[0] if context["shows"] and context["mends"] else 0
     if context["shows"] and (code == 0 or mended != 0):
         entry.notes.append(f"repro.py exits with {code}, and with {mended} where the workaround is used")
     context.update(observed=observed if code else "", workaround_exit=mended)
@@ -128,7 +132,7 @@ def _copy(path: Path, target: Path) -> None:
 
 
 def _tried(folder: Path, *arguments: str) -> tuple[int, str]:
-    command = [sys.executable, str(folder / "repro.py"), *arguments]
+    command = [sys.executable, str(folder / SCRIPT), *arguments]
     limit = 3 * HANG_SECONDS
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
@@ -157,8 +161,10 @@ def _context(shown: Reproduction, entry: CulpritEntry, record: Record) -> dict[s
         "tolerance": shown.tolerance,
         "disabled": list(runtime.disabled) if runtime is not None else names[-1:],
         "always_off": list(runtime.always_off) if runtime is not None else [],
+        "plain": _LEVELS[shown.plain],
         "level": _LEVELS[runtime.level] if runtime is not None else "",
         "effect_text": _EFFECTS.get(entry.effect, entry.effect),
+        "pipeline": ",".join(dict.fromkeys(base_name(member.pass_) for member in entry.members)),
         "versions": _versions(entry, record),
         "what": _what(entry),
         "nodes": len(graph.node),

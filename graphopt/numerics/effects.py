@@ -18,6 +18,8 @@ ENDED: dict[str, Effect] = {"crashed": "crash", "timed out": "hang", "out of mem
 def judged_effect(judged: Judgement, reference: Reference) -> Effect:
     """How a candidate fails that was run."""
     if judged.entry.verdict == "does not run":
+        if "invalid model" in judged.entry.reason:
+            return "invalid model"
         return ENDED.get(judged.outcome.status, "does not run")
     for run, expected in zip(judged.outputs, reference.outputs, strict=True):
         for name, value in (run or {}).items():

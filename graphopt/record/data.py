@@ -414,10 +414,28 @@ class CulpritEntry(msgspec.Struct):
     notes: list[str] = []
 
 
+class DiagnosisEntry(msgspec.Struct):
+    """What a diagnosis comes to.
+
+    Attributes:
+        verdict: ``right`` where nothing is wrong; ``culprits`` where what is wrong has a name;
+            ``unexplained`` where it is wrong and has none; ``undecided`` where it may be rounding.
+        reason: One sentence.
+        effect: How the model fails with everything on.
+        check: The verdict on its outputs; None where it never came to that.
+    """
+
+    verdict: Literal["right", "culprits", "unexplained", "undecided"]
+    reason: str = ""
+    effect: Effect = ""
+    check: CheckEntry | None = None
+
+
 class Record(msgspec.Struct):
     """Everything a run did and measured; ``notes`` are sentences about the feeds and the reference.
 
     Attributes:
+        diagnosis: What a diagnosis comes to; None for a run.
         culprits: What breaks the model, of a diagnosis and of a run that healed.
         clean_without_culprits: Whether the model was seen to be right without them; None where nothing
             was searched for.
@@ -438,6 +456,7 @@ class Record(msgspec.Struct):
     notes: list[str] = []
     passes: list[PassEntry] = []
     result: ResultEntry | None = None
+    diagnosis: DiagnosisEntry | None = None
     culprits: list[CulpritEntry] = []
     clean_without_culprits: bool | None = None
     trials: int = 0

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from graphopt.diagnosis.against import AGAINST
 from graphopt.diagnosis.diagnose import Diagnosis
+from graphopt.diagnosis.writing import SCRIPT
 from graphopt.numerics.trial import Look
 from graphopt.record.data import CulpritEntry, Diverging, OutputCheck, Record
 from graphopt.record.terminal import headline
@@ -199,7 +200,9 @@ def _advice(record: Record) -> Iterator[Text]:
         pipeline = "" if loading and not skips else f" --pipeline '{record.pipeline}'"
         lines.append(("ship it", f"graphopt run {path}{pipeline} --on-failure heal"))
     folders = [culprit.repro for culprit in record.culprits if culprit.repro]
-    lines.extend(("report it", f"{folder}/issue.md · python {folder}/repro.py") for folder in folders)
+    for folder in folders:
+        script = f" · python {folder}/{SCRIPT}" if (Path(folder) / SCRIPT).exists() else ""
+        lines.append(("report it", f"{folder}/issue.md{script}"))
     for name, text in lines:
         line = Text(f"{name:<11}", style="dim")
         yield line.append(text, style="not dim")

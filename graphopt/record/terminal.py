@@ -226,7 +226,7 @@ def _reason(record: Record) -> str:
 def _places(record: Record) -> str | None:
     """How many of the places that were rewritten were looked at one by one; None where none were."""
     assert record.result is not None
-    standing = [entry for entry in record.passes if entry.status == "changed"]
+    standing = [entry for entry in record.passes if entry.status in ("changed", "healed")]
     checks = [entry.check.local for entry in standing if entry.check is not None]
     found = [local for local in (*checks, record.result.as_loaded.local) if local is not None]
     if not found:

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from graphopt import Numerics, OpaquePass, Pipeline, PipelineError, PluginError, RewritePass, Rewriter
-from graphopt.pipeline.files import CheckSettings, PipelineFile, read_pipeline, read_pipeline_file
+from graphopt.pipeline.files import (
+    write_pipeline_file,
+    CheckSettings,
+    PipelineFile,
+    read_pipeline,
+    read_pipeline_file,
+)
 from graphopt.pipeline.registry import Entry, Registry
 from graphopt.pipeline.toml_lines import line_of, lines_of_keys
 from graphopt.rewrite.gate import Skip
@@ -297,3 +303,22 @@ n.p = """a""""
     }
     assert line_of(lines, ("g.h", "i", "j")) == 10
     assert line_of(lines, ("nowhere",)) == 1
+
+
+def test_session_entries(path: Path) -> None:
+    assert read(path, '[session]\n"a.b" = "c"').session == {"a.b": "c"}
+    with pytest.raises(
+        PipelineError, match=r":1: 'session' cannot be .*: expected a table of session entries"
+    ):
+        read(path, "session = {a = 1}")
+
+
+def test_a_written_file_reads_as_what_it_was_written_from(path: Path) -> None:
+    pipeline = Pipeline("plain,fixpoint(plain,tool{count=2}),tool{level=x}", REGISTRY)
+    skips = (Skip.parse('plain@sub::odd "name"\\of~1'), Skip.parse("tool"), Skip.parse("tool/Part"))
+    write_pipeline_file(path, pipeline, skips, {"key.of": "A;B"}, "two\nlines")
+    found = read_pipeline_file(path, REGISTRY)
+    assert found.pipeline == pipeline
+    assert found.skips == skips
+    assert found.session == {"key.of": "A;B"}
+    assert path.read_text().startswith("# two\n# lines\n")

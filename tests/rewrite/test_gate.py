@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from graphopt import Gate, Model, PassManager, Pipeline, PipelineError
 from graphopt.record.data import PassEntry
 from graphopt.rewrite.changes import Change, NodeImage
-from graphopt.rewrite.gate import Site, SiteKey, Skip
+from graphopt.rewrite.gate import Part, Site, SiteKey, Skip
 from tests import support
 
 PIPELINE = Pipeline(
@@ -312,6 +312,25 @@ def test_passes_and_components() -> None:
     assert [name for name in instances if gate.allows_pass(name)] == ["b", "c", "d#2", "ort"]
     assert gate.disabled("ort", frozenset) == {"Gelu", "Fusion"}
     assert gate.disabled("ort#2", frozenset) == {"Cast", "Fusion"}
+
+
+def test_only_what_is_named_may_run() -> None:
+    key = SiteKey("p", "", "r")
+    gate = Gate(only=frozenset({key, Part("ort", "Gelu"), Part("surgeon")}))
+    instances = ("p", "p#2", "ort", "ort#2", "surgeon")
+    assert [name for name in instances if gate.allows_pass(name)] == ["p", "ort", "surgeon"]
+    assert gate.allows(Site(key, 0, "n", "Relu"))
+    assert not gate.allows(Site(SiteKey("p", "", "r", 1), 0, "n", "Relu"))
+    assert gate.disabled("ort", lambda: frozenset({"Gelu", "Cast", "Fusion"})) == {"Cast", "Fusion"}
+    assert gate.disabled("surgeon", frozenset) == frozenset()
+    assert not Gate(only=frozenset()).allows_pass("p")
+
+
+def test_what_is_skipped_stays_off_beside_what_only_may_run() -> None:
+    skips = frozenset({Skip.parse("ort/Gelu"), Skip.parse("p")})
+    gate = Gate(skips=skips, only=frozenset({Part("ort", "Gelu"), SiteKey("p", "", "r")}))
+    assert gate.disabled("ort", lambda: frozenset({"Gelu", "Cast"})) == {"Gelu", "Cast"}
+    assert not gate.allows_pass("p")
 
 
 @pytest.mark.parametrize("text", ["", "@n", "/c", "p/c@n", "p@"])
