@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -51,6 +52,13 @@ def test_the_python_example_runs(here: Path, capsys: pytest.CaptureFixture[str])
     assert (here / "model.opt.onnx").exists()
 
 
+def test_the_diagnosis_example_runs(here: Path) -> None:
+    example = next(block for block in blocks("python") if "graphopt.diagnose" in block)
+    found: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), found)
+    assert found["diagnosis"].verdict == "right"
+
+
 def test_the_example_pass_runs(here: Path) -> None:
     example = next(block for block in blocks("python") if "DropNegNeg" in block)
     (here / "my_pass.py").write_text(example)
@@ -71,4 +79,4 @@ def test_the_example_pipeline_file_is_read(here: Path) -> None:
 
 def test_commands_of_the_readme_exist() -> None:
     named = set(re.findall(r"graphopt (\w+)", "\n".join(blocks("sh"))))
-    assert named == {"run", "check", "diff", "inspect", "passes", "doctor"}
+    assert named == {"run", "diagnose", "check", "diff", "inspect", "passes", "doctor"}

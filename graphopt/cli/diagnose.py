@@ -53,7 +53,7 @@ def diagnose(
     Example: graphopt diagnose best.onnx --inputs bus.npz --repro fault/
     """
     from graphopt.api import diagnose as find
-    from graphopt.cli.output import Telling, exported, print_diagnosis, write_record
+    from graphopt.cli.output import Telling, exported, print_diagnosis, typed, write_record
     from graphopt.model import paused_gc
     from graphopt.pipeline.spec import parse_settings
     from graphopt.storage import check_target
@@ -84,7 +84,9 @@ def diagnose(
             cache=not no_cache,
             tell=telling,
         )
+    heal = "" if against is not None else typed("run", model, pipeline, plugin, setting, inputs)
+    heal = heal and f"{heal} --on-failure heal"
     if record is not None:
         write_record(record, found.record, {source.resolve()})
-    print_diagnosis(found, json=json, quiet=quiet)
+    print_diagnosis(found, heal, json=json, quiet=quiet)
     return _CODES[found.verdict]

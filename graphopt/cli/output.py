@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import shlex
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -65,17 +66,32 @@ def write_record(path: Path, record: Record, kept: Collection[Path] = ()) -> Non
     write_text(path, to_json(record).decode() + "\n")
 
 
+def typed(
+    command: str,
+    model: Path,
+    pipeline: str | None,
+    plugins: Sequence[str] | None,
+    settings: Sequence[str] | None,
+    inputs: Sequence[Path] | None,
+) -> str:
+    """What to type for another command on the same model and pipeline."""
+    words = ["graphopt", command, str(model), *(["--pipeline", pipeline] if pipeline else [])]
+    for option, values in (("--plugin", plugins), ("--set", settings), ("--inputs", inputs)):
+        words += [word for value in values or () for word in (option, str(value))]
+    return shlex.join(words)
+
+
 def needs_session(record: Record) -> bool:
     """Whether the result must be loaded with session entries."""
     return record.result is not None and bool(record.result.session_config)
 
 
-def print_diagnosis(diagnosis: Diagnosis, *, json: bool, quiet: bool) -> None:
-    """Print a diagnosis as text or as JSON."""
+def print_diagnosis(diagnosis: Diagnosis, heal: str, *, json: bool, quiet: bool) -> None:
+    """Print a diagnosis as text or as JSON; ``heal`` is the command that runs it without what was found."""
     if json:
         sys.stdout.buffer.write(to_json(diagnosis.record) + b"\n")
     elif not quiet:
-        show(diagnosis_report(diagnosis))
+        show(diagnosis_report(diagnosis, heal))
 
 
 def default_output(model: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -70,6 +69,7 @@ def run(
         exported,
         needs_session,
         print_record,
+        typed,
         write_record,
     )
     from graphopt.model import paused_gc
@@ -119,11 +119,9 @@ def run(
     if failed is not None:
         sys.stderr.write(f"graphopt: {failed}\n")
         if failed.pass_name:
-            searched = ["graphopt", "diagnose", str(model), "--pipeline", pipeline or "default"]
-            for option, values in (("--plugin", plugin), ("--set", setting), ("--inputs", inputs)):
-                searched += [text for value in values or () for text in (option, str(value))]
+            searched = typed("diagnose", model, pipeline or "default", plugin, setting, inputs)
             sys.stderr.write(
-                f"nothing was written; what in it is guilty: {shlex.join(searched)}\n"
+                f"nothing was written; what in it is guilty: {searched}\n"
                 f"to go on without that: --on-failure heal; without the pass: --skip {failed.pass_name}\n"
             )
         return _FAILED

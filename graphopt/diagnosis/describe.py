@@ -111,9 +111,15 @@ class Describer:
         why = explain(before, after, spec, feeds, self._worker())
         entry.evidence.float64 = CAUSES.get(why.kind, "unknown")
         entry.evidence.sentence = why.sentence
-        wrong = [place_entry(region, wrong=why.kind != "unknown") for region in why.regions]
-        entry.places = (wrong or entry.places)[:_MOST_PLACES]
-        entry.where = max(why.changed, len(entry.places))
+        sites = bool(entry.places)
+        found_places = [place_entry(region, wrong=why.kind != "unknown") for region in why.regions]
+        if sites:
+            # A rewrite itself says better what it did than the values that both models have.
+            for place in entry.places:
+                place.wrong, place.reason = found_places[0].wrong if found_places else None, ""
+        else:
+            entry.places = found_places[:_MOST_PLACES]
+        entry.where = len(entry.places) if sites else max(why.changed, len(entry.places))
         return self._near(why, found)
 
     def _near(self, why: Evidence, found: Localization | None) -> tuple[str, ...]:

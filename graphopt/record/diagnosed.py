@@ -23,8 +23,13 @@ _MOST_GROWING = 5
 _MOST_TIMES = 1e6
 
 
-def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
-    """What a diagnosis found."""
+def diagnosis_report(diagnosis: Diagnosis, heal: str = "") -> RenderableType:
+    """What a diagnosis found.
+
+    Args:
+        diagnosis: The diagnosis.
+        heal: The command that runs the same without what was found.
+    """
     record = diagnosis.record
     parts: list[RenderableType] = [headline(record), Text(), _sides(diagnosis), Text()]
     for place, culprit in enumerate(record.culprits, 1):
@@ -35,7 +40,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
     elif record.clean_without_culprits is False:
         parts.append(Text(diagnosis.reason, style="yellow"))
     parts.append(_summary(record))
-    parts.extend(_advice(record))
+    parts.extend(_advice(record, heal))
     parts.extend(Text(note, style="dim") for note in record.notes)
     return Group(*parts)
 
@@ -183,7 +188,7 @@ def _summary(record: Record) -> Text:
     return Text(" · ".join(parts), style="dim")
 
 
-def _advice(record: Record) -> Iterator[Text]:
+def _advice(record: Record, heal: str) -> Iterator[Text]:
     """What to type next."""
     loading = [
         c.members[-1].component for c in record.culprits if c.members[-1].at_load and c.members[-1].component
@@ -195,10 +200,8 @@ def _advice(record: Record) -> Iterator[Text]:
         lines.append(("in code", f"InferenceSession(path, disabled_optimizers=[{names}])"))
     if skips:
         lines.append(("leave out", " ".join(skips)))
-    path = Path(record.source.path).name if record.source.path else "MODEL"
-    if record.culprits and record.pipeline != AGAINST:
-        pipeline = "" if loading and not skips else f" --pipeline '{record.pipeline}'"
-        lines.append(("ship it", f"graphopt run {path}{pipeline} --on-failure heal"))
+    if record.culprits and heal:
+        lines.append(("ship it", heal))
     folders = [culprit.repro for culprit in record.culprits if culprit.repro]
     for folder in folders:
         script = f" · python {folder}/{SCRIPT}" if (Path(folder) / SCRIPT).exists() else ""

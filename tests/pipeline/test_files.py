@@ -8,11 +8,11 @@ import pytest
 
 from graphopt import Numerics, OpaquePass, Pipeline, PipelineError, PluginError, RewritePass, Rewriter
 from graphopt.pipeline.files import (
-    write_pipeline_file,
     CheckSettings,
     PipelineFile,
     read_pipeline,
     read_pipeline_file,
+    write_pipeline_file,
 )
 from graphopt.pipeline.registry import Entry, Registry
 from graphopt.pipeline.toml_lines import line_of, lines_of_keys
