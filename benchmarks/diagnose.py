@@ -54,6 +54,8 @@ Truth: TypeAlias = "frozenset[frozenset[str]]"
 _ATTEMPTS = 40
 _HANG = 2.0
 _SLOW = ("hangs",)
+_TOOLS = {"ort": "ort{level=all}", "onnxsim": "onnxsim{optimizer=true}"}
+"""How the optimizers of real faults are run where that is not by their name."""
 _SEEN_AT_ONCE = ("bounded", "negated", "reshaped", "scaled")
 """Faults of a component of which the step is wrong by itself, so that what it needs is blameless for sure."""
 
@@ -290,13 +292,17 @@ def surgeon(rng: Random, ground: Ground) -> Planting:
 
 def mixed_two(rng: Random, ground: Ground) -> Planting:
     fault, root = _fault(rng, ground)
-    name, place = component(rng.randrange(COUNT)), rng.choice(ground.values)
-    sites, tool = Copies(wrong=(f"{fault}@{root}",)), Tool(wrong=(f"{_tool_fault(rng)}@{name}",))
-    whole = Surgeon(place, rng.choice(("scaled", "negated")))
-    units: dict[str, Pass] = {ground.site(root): sites, _unit(name): tool, Surgeon.name: whole}
-    chosen = rng.sample(sorted(units), 2)
-    steps = [units[unit] for unit in chosen]
-    return ground.planting("mixed-two", [[unit] for unit in chosen], *steps, alone=[[s] for s in steps])
+    name, value = component(rng.randrange(COUNT)), rng.choice(ground.values)
+    # Each with what is there in its place when only the other one is wrong.
+    units: dict[str, tuple[Pass, Pass]] = {
+        ground.site(root): (Copies(wrong=(f"{fault}@{root}",)), Copies()),
+        _unit(name): (Tool(wrong=(f"{_tool_fault(rng)}@{name}",)), Tool()),
+        Surgeon.name: (Surgeon(value, rng.choice(("scaled", "negated"))), Surgeon(value)),
+    }
+    one, other = rng.sample(sorted(units), 2)
+    (first, no_first), (second, no_second) = units[one], units[other]
+    alone = [[first, no_second], [no_first, second]]
+    return ground.planting("mixed-two", [[one], [other]], first, second, alone=alone)
 
 
 def mixed_pair(rng: Random, ground: Ground) -> Planting:
@@ -340,12 +346,24 @@ KINDS = (*DRAWN, "real", "grafted")
 
 
 class Field:
-    """The models, each looked at when it is first drawn."""
+    """The models, each looked at when it is first drawn.
+
+    Attributes:
+        sources: All of them.
+        fixed: Those that a real fault can be grafted into, with sizes that are fixed.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.sources: dict[str, Source] = {name: build() for name, build in MODELS.items()}
         self.sources.update({path.stem: str(path) for path in files})
+        self.fixed: dict[str, Source] = {path.stem: str(path) for path in files}
+        for name in ("detector", "resnet", "segmenter"):
+            model = self.sources[name]
+            if name != "segmenter":
+                model = graphopt.run(model, "fix-dims{batch=1}", check="off").model.proto()
+            self.fixed[name] = model
         self._grounds: dict[tuple[str, str], Ground | None] = {}
+        self._right: dict[tuple[str, str], bool] = {}
 
     def draw(self, rng: Random) -> Ground:
         """A model and a frame."""
@@ -357,6 +375,13 @@ class Field:
             ground = self._grounds[chosen]
             if ground is not None and ground.faults and ground.values:
                 return ground
+
+    def is_right(self, name: str, source: Source, steps: Steps) -> bool:
+        """Whether a pipeline leaves a model right."""
+        key = name, ",".join(map(str, steps))
+        if key not in self._right:
+            self._right[key] = not shows(Planting("", name, source, steps, frozenset()), steps)
+        return self._right[key]
 
 
 def shows(planting: Planting, steps: Steps) -> bool:
@@ -391,24 +416,31 @@ def installed(fault: RealFault) -> bool:
 def real(kind: str, fault: RealFault, model: str, source: Source) -> Planting:
     """A fault of a real optimizer, planted by nobody."""
     truth = frozenset(frozenset(f"{fault.tool}/{name}" for name in names) for names in fault.culprits)
-    steps: Steps | None = None if fault.tool == "ort" else [fault.tool]
+    steps: Steps | None = [_TOOLS.get(fault.tool, fault.tool)]
+    if fault.tool == "ort":
+        steps = None
     return Planting(kind, f"{model} ({fault.tool}: {fault.name})", source, steps, truth)
 
 
-def grafted(fault: RealFault, rng: Random, sources: dict[str, Source]) -> Planting:
-    """A fault of a real optimizer inside a model that its operator set can be brought to."""
-    names = [name for name, source in sources.items() if name == "segmenter" or isinstance(source, str)]
+def grafted(fault: RealFault, rng: Random, field: Field) -> tuple[Planting | None, int]:
+    """A real fault inside a model that the optimizer leaves right without it, and how many did not show."""
+    pipeline: Steps = [_TOOLS.get(fault.tool, fault.tool)]
+    names = sorted(field.fixed)
     rng.shuffle(names)
-    for name in names:
-        source = sources[name]
+    redrawn = 0
+    for name in (*names, "net"):
+        source = field.fixed.get(name) or small_net(min(18, fault.build().opset_import[0].version))
         try:
             model = graft(onnx.load(source) if isinstance(source, str) else source, fault)
         except Exception:
             # ONNX does not convert every model to every operator set, and not every model has a place.
             continue
-        return real("grafted", fault, name, model)
-    opset = min(18, fault.build().opset_import[0].version)
-    return real("grafted", fault, "net", graft(small_net(opset), fault))
+        if field.is_right(name, source, pipeline):
+            planting = real("grafted", fault, name, model)
+            if shows(planting, pipeline):
+                return planting, redrawn
+            redrawn += 1
+    return None, redrawn
 
 
 def small_net(opset: int) -> onnx.ModelProto:
@@ -477,7 +509,10 @@ def everything(options: argparse.Namespace, redrawn: dict[str, int]) -> Iterator
         if "real" in options.kinds:
             yield real("real", fault, "its own graph", fault.build())
         if "grafted" in options.kinds and fault.inside:
-            yield grafted(fault, rng, ground.sources)
+            planting, again = grafted(fault, rng, ground)
+            redrawn["grafted"] = redrawn.get("grafted", 0) + again
+            if planting is not None:
+                yield planting
 
 
 def summary(kind: str, outcomes: Sequence[Outcome], redrawn: int) -> dict[str, Any]:

@@ -1,10 +1,17 @@
-"""Writes what is generated: pass reference, record schema; with ``--picture MODEL`` the README's picture."""
+"""Writes what is generated: pass reference, record schema, the README's pictures.
+
+    python docs/generate.py
+    python docs/generate.py --picture MODEL                          graphopt run on it
+    python docs/generate.py --picture MODEL PIPELINE PLUGIN.py       graphopt diagnose on it
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,23 +32,46 @@ def schema() -> str:
     return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Record)), indent=2).decode() + "\n"
 
 
-def picture(model: Path) -> None:
-    """Run the default pipeline on ``model`` and draw the terminal."""
+def picture_of_diagnosis(model: Path, pipeline: str, plugin: Path) -> None:
+    """Diagnose a pipeline on ``model`` and draw the terminal."""
+    import graphopt
+    from graphopt.record.diagnosed import diagnosis_report
+
+    console = _console()
+    typed = f"{model.name} --pipeline {pipeline} --plugin {plugin.name}"
+    console.print(f"[bold]$[/] graphopt diagnose {typed} --repro fault")
+    os.chdir(model.parent)  # so that the folder has the name that was typed
+    found = graphopt.diagnose(model.name, pipeline, plugins=[plugin.resolve()], repro="fault")
+    heal = f"graphopt run {typed} --on-failure heal"
+    console.print(diagnosis_report(found, heal))
+    _draw(console, "diagnose.svg")
+
+
+def _console() -> Any:
     from rich.console import Console
 
+    return Console(record=True, width=100, force_terminal=True)
+
+
+def _draw(console: Any, name: str) -> None:
+    # Without the fonts that Rich would load from elsewhere: the picture is complete in itself.
+    drawn = re.sub(r"@font-face \{.*?\}\n", "", console.export_svg(title="graphopt"), flags=re.DOTALL)
+    (HERE / name).write_text(drawn, encoding="utf-8")
+
+
+def picture(model: Path) -> None:
+    """Run the default pipeline on ``model`` and draw the terminal."""
     import graphopt
     from graphopt.record.terminal import render
 
-    console = Console(record=True, width=92, force_terminal=True)
+    console = _console()
     console.print(f"[bold]$[/] graphopt run {model.name}")
     result = graphopt.run(model, cache=False)
     result.save(model.with_suffix(".opt.onnx"))
     if result.record.result is not None:
         result.record.result.path = model.with_suffix(".opt.onnx").name
     console.print(render(result.record))
-    # Without the fonts that Rich would load from elsewhere: the picture is complete in itself.
-    drawn = re.sub(r"@font-face \{.*?\}\n", "", console.export_svg(title="graphopt"), flags=re.DOTALL)
-    (HERE / "run.svg").write_text(drawn, encoding="utf-8")
+    _draw(console, "run.svg")
 
 
 if __name__ == "__main__":
@@ -49,3 +79,5 @@ if __name__ == "__main__":
     (HERE.parent / "graphopt" / "record" / "schema.json").write_text(schema(), encoding="utf-8")
     if len(sys.argv) == 3 and sys.argv[1] == "--picture":
         picture(Path(sys.argv[2]))
+    elif len(sys.argv) == 5 and sys.argv[1] == "--picture":
+        picture_of_diagnosis(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))

@@ -328,6 +328,11 @@ def _unknown_operator(model: onnx.ModelProto, value: str, name: str) -> None:
     _put_after(model, value, name, "NoSuchOperator")
 
 
+def _reach_too_far(model: onnx.ModelProto, value: str, name: str) -> None:
+    far = _constant(model, f"{name}.far", np.array([1_000_000], np.int64))
+    _put_after(model, value, name, "Gather", far)
+
+
 def _raise(model: onnx.ModelProto, value: str, name: str) -> None:
     raise ZeroDivisionError("on purpose")
 
@@ -353,6 +358,7 @@ _TOOL_FAULTS: dict[str, Callable[[onnx.ModelProto, str, str], None]] = {
     "dangling": _dangle,
     "output-lost": _lose_output,
     "unknown-operator": _unknown_operator,
+    "out-of-bounds": _reach_too_far,
     "raises": _raise,
     "crashes": _crash,
     "exits": _exit,

@@ -17,6 +17,7 @@ Unit = TypeVar("Unit", bound=Hashable)
 _Asked = TypeVar("_Asked", bound=Hashable, contravariant=False)
 
 _MOST_HINTS = 4
+_MOST_ALTERNATIVES = 6
 _MOST_COMPANIONS = 12
 """Above this many units beside the one that turns it, a set is not made any smaller."""
 
@@ -246,15 +247,15 @@ def _sorted_out(cached: _Cached[Unit], units: list[Unit], turning: Unit) -> Culp
 
 
 def _find_overlapping(cached: _Cached[Unit], culprits: list[Culprit[Unit]], off: frozenset[Unit]) -> bool:
-    """Look for a set that shares the member left out of another: leave out the other member instead."""
+    """Look for a set that shares the unit left out of another: leave out another unit of it instead."""
     for culprit in list(culprits):
-        chosen = [unit for unit in culprit.members if unit in off]
-        others = [unit for unit in culprit.members if unit not in off]
-        if len(chosen) != 1:
+        together = (*culprit.needs, *culprit.members)
+        chosen = [unit for unit in together if unit in off]
+        if len(chosen) != 1 or len(together) > _MOST_ALTERNATIVES:
             continue
-        for other in others:
+        for other in (unit for unit in together if unit not in off):
             instead = off - set(chosen) | {other}
-            if any(instead.isdisjoint(known.members) for known in culprits):
+            if any(instead.isdisjoint((*known.needs, *known.members)) for known in culprits):
                 continue
             ran = cached.without(instead)
             if not ran.failed:

@@ -200,7 +200,9 @@ def is_innocent(entry: CulpritEntry, look: Look) -> bool:
     """Whether what was found may be no more than rounding, which blames nobody."""
     if entry.effect != "wrong values" or entry.evidence.float64 in ("algebra", "kernel"):
         return False
-    return look.verdict == "undecided" or entry.evidence.float64 == "rounding"
+    # A place that loses much more to rounding than the one before it is a fault of its own kind.
+    amplified = entry.evidence.float64 == "rounding" and not any(place.wrong for place in entry.places)
+    return look.verdict == "undecided" or amplified
 
 
 def _sites(culprit: Culprit[Unit], trials: Trials) -> list[Place]:

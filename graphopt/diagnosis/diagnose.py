@@ -93,6 +93,8 @@ def _told(found: Found, look: Look, stages: Stages, record: Record, folder: Path
         for culprit, trials in found.culprits:
             case = describer.describe(culprit, trials)
             on = frozenset(culprit.needs) | frozenset(culprit.members)
+            if any(case.entry.members == other.entry.members for other in guilty):
+                continue  # the same with other needs
             (innocent if is_innocent(case.entry, trials.only_trial(on).look) else guilty).append(case)
         if folder is not None:
             for number, case in enumerate(guilty, 1):

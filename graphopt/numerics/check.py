@@ -15,7 +15,7 @@ from graphopt.model import Model
 from graphopt.numerics.compare import ATOL, RTOL
 from graphopt.numerics.feeding.sizes import shapes_of
 from graphopt.numerics.judge import Digests, Judge, Judgement, digests
-from graphopt.numerics.local.check import LocalChecker, note_sites
+from graphopt.numerics.local.check import LocalChecker, LocalReport, note_sites
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.options import CheckOptions, Tolerances
 from graphopt.numerics.outside import find_outside, judge_source
@@ -32,6 +32,7 @@ from graphopt.record.data import (
     Feeds,
     FloorEntry,
     ReferenceEntry,
+    SiteEntry,
     Tolerance,
     Verdict,
 )
@@ -234,7 +235,7 @@ class Checker:
             opaque=not event.changes,
             proven=self._proven,
             quantized=self.reference.quantized,
-            where=next((site.key for site in event.entry.sites if site.local.verdict == "wrong"), ""),
+            where=_sites_at(report, event.entry.sites),
         )
         return same or (self._proven and report.complete and not report.wrong)
 
@@ -349,6 +350,12 @@ class Checker:
         path = folder / "candidate.onnx"
         model.write(path)
         return replace(self.reference.spec, path=str(path.absolute()))
+
+
+def _sites_at(report: LocalReport, sites: Sequence[SiteEntry]) -> tuple[str, ...]:
+    """The sites that lie in the place that is most wrong."""
+    worst = report.wrong[0].error if report.wrong else None
+    return tuple(site.key for site in sites if site.local.verdict == "wrong" and site.local.error == worst)
 
 
 def differs(outside: ReferenceEntry) -> str:

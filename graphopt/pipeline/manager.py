@@ -21,7 +21,7 @@ from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
 from graphopt.record.data import CheckEntry, PassEntry, Status
 from graphopt.rewrite.changes import Change
 from graphopt.rewrite.diff import structural_diff
-from graphopt.rewrite.driver import SiteBook, rewrite
+from graphopt.rewrite.driver import Driver, SiteBook
 from graphopt.rewrite.gate import IDENTITY, Gate, Site, SiteKey
 from graphopt.rewrite.passes import OpaquePass, Pass, RewritePass, SurgeonPass
 from graphopt.rewrite.workspace import Workspace
@@ -368,7 +368,14 @@ class _Attempt:
     ) -> tuple[Sequence[Change], bool]:
         if self._space is None:
             self._space = Workspace(self.outcome.model.ir)
-        done = rewrite(step, instance, self._space, self.book)
+        driver = Driver(step, instance, self._space, self.book)
+        try:
+            done = driver.run()
+        except PassError:
+            # What it did before it failed may be why it failed.
+            record_changes(entry, driver.changes)
+            self.outcome.changes.setdefault(instance, []).extend(driver.changes)
+            raise
         entry.declined = done.declined
         entry.rewrites = len(done.changes)
         if done.changes:

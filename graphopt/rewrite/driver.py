@@ -101,6 +101,11 @@ class Driver:
         self._declined: dict[ir.Node | ir.Value, str] = {}
         self._worklist = _Worklist()
 
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The rewrites so far."""
+        return tuple(self._changes)
+
     def run(self) -> Rewritten:
         """Rewrite until no site is left.
 

@@ -6,6 +6,8 @@ amplified rounding wrong.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graphopt.numerics.local.check import LocalReport
 from graphopt.record.data import CheckEntry, LocalCheck, OutputCheck, Verdict, worst
 
@@ -29,7 +31,7 @@ def weigh(
     opaque: bool,
     proven: bool,
     quantized: bool = False,
-    where: str = "",
+    where: Sequence[str] = (),
 ) -> None:
     """Let local findings decide where the outputs alone cannot, in place.
 
@@ -39,7 +41,7 @@ def weigh(
         opaque: Whether a tool made the changes, which may have given an old name to another value.
         proven: Whether all that earlier passes changed is right by itself.
         quantized: Whether the model rounds activations to quantization steps.
-        where: The site of the worst finding, for the sentence.
+        where: The sites of the worst finding, for the sentence.
     """
     entry.local = report.summary()
     wrong = report.wrong
@@ -57,7 +59,7 @@ def weigh(
         times = f", {first.error:.3g} times what rounding explains" if first.error < float("inf") else ""
         entry.verdict = "undecided" if doubtful else "broken"
         entry.reason = (
-            f"{shown}The rewrite at {where or first.value} {'may be' if doubtful else 'is'} wrong by itself:"
+            f"{shown}{_subject(where, first.value)} {'may be' if doubtful else 'is'} wrong by itself:"
             f" in float64 '{first.value}' "
             f"{first.reason}{times} ({_ops(first.ops[0])} > {_ops(first.ops[1])})."
         )
@@ -71,6 +73,12 @@ def weigh(
         if output.verdict in ("broken", "undecided"):
             _acquit(output, quantized=quantized)
     _sum_up(entry)
+
+
+def _subject(sites: Sequence[str], value: str) -> str:
+    if len(sites) > 1:
+        return f"One of {len(sites)} rewrites that hang together, such as {sites[0]},"
+    return f"The rewrite at {sites[0] if sites else value}"
 
 
 def _ops(names: tuple[str, ...]) -> str:
