@@ -146,7 +146,9 @@ def _place(node: ir.Node) -> str:
 
 
 def _is_there(unit: str, graph: ir.Graph | ir.Function | None) -> bool:
-    return graph is not None and any(unit in (node.name, _place(node)) for node in graph)
+    # A copy of a node has another name, but its place tells what it is a copy of.
+    names = ((node.name, _place(node)) for node in graph or ())
+    return any(unit in pair or pair[1].endswith(f"/{unit}") for pair in names)
 
 
 def _scaled(value: ir.Value, rw: Rewriter) -> ir.Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +12,15 @@ import typer
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where to put the models.")] = Path("demo"),
 ) -> int:
-    """Export a YOLOv8n, optimize it, and check it after every pass and as loaded.
+    """Export a YOLOv8n, optimize and check it; then find the mistake of a pass that breaks it.
 
     Example: graphopt demo
     """
-    from graphopt.api import run
-    from graphopt.cli.output import Progress, show, write_record
+    from graphopt.api import diagnose, run
+    from graphopt.cli import demo_pass
+    from graphopt.cli.output import Progress, Telling, show, write_record
     from graphopt.export import demo_model
+    from graphopt.record.diagnosed import diagnosis_report
     from graphopt.record.terminal import render
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,5 +33,14 @@ def demo(
         result.save(folder / "yolov8n.opt.onnx")
     write_record(folder / "record.json", result.record)
     show(render(result.record))
-    show(f"\nrecord   {folder / 'record.json'}")
-    return 0
+    show(f"\nrecord   {folder / 'record.json'}\n")
+    show("and if a pass were wrong? softmax-last has a mistake:\n")
+    plugin, pipeline = folder / "careless.py", "portable,softmax-last"
+    shutil.copyfile(demo_pass.__file__, plugin)
+    typed = f"{model.path} --pipeline {pipeline} --plugin {plugin}"
+    show(f"$ graphopt diagnose {typed} --repro {folder / 'fault'}\n")
+    shutil.rmtree(folder / "fault", ignore_errors=True)
+    with Telling(off=False) as telling:
+        found = diagnose(model.path, pipeline, plugins=[plugin], repro=folder / "fault", tell=telling)
+    show(diagnosis_report(found, f"graphopt run {typed} --on-failure heal"))
+    return 0 if found.culprits else 1

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from graphopt.diagnosis.bisect import Culprit
+from graphopt.diagnosis.loading import LoadTrials
 from graphopt.diagnosis.locating import evidence as evidences
 from graphopt.diagnosis.locating.evidence import Evidence, explain
 from graphopt.diagnosis.locating.localize import Drift, Localization, localize
 from graphopt.diagnosis.stages import member_of, skip_of
-from graphopt.diagnosis.trials import LoadTrials, PipelineTrials, Tell
+from graphopt.diagnosis.trials import PipelineTrials, Tell
 from graphopt.model import Model
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.runtime import with_disabled
@@ -24,6 +25,7 @@ from graphopt.pipeline.worker import Worker
 from graphopt.record.data import Cause, CheckEntry, CulpritEntry, Diverging, EvidenceEntry, Place
 from graphopt.rewrite.changes import Change
 from graphopt.rewrite.gate import Part, Unit
+from graphopt.rewrite.phrases import attribute_text
 
 Trials: TypeAlias = "PipelineTrials | LoadTrials"
 _MOST_PLACES = 20
@@ -116,7 +118,7 @@ class Describer:
         if sites:
             # A rewrite itself says better what it did than the values that both models have.
             for place in entry.places:
-                place.wrong, place.reason = found_places[0].wrong if found_places else None, ""
+                place.wrong = found_places[0].wrong if found_places else None
         else:
             entry.places = found_places[:_MOST_PLACES]
         entry.where = len(entry.places) if sites else max(why.changed, len(entry.places))
@@ -224,7 +226,20 @@ def _site_place(change: Change) -> Place:
         ops_before=[image.op for image in change.removed],
         nodes_after=[image.name for image in change.added],
         ops_after=[image.op for image in change.added],
+        reason=_attributes(change),
     )
+
+
+def _attributes(change: Change) -> str:
+    """How the attributes of a node differ that was replaced by one of the same operator."""
+    if len(change.removed) != 1 or [i.op for i in change.removed] != [i.op for i in change.added]:
+        return ""
+    old, new = change.removed[0].attributes, change.added[0].attributes
+    texts = {
+        name: tuple(attribute_text(side[name]) if name in side else "unset" for side in (old, new))
+        for name in sorted(old.keys() | new.keys())
+    }
+    return ", ".join(f"{name} {a} > {b}" for name, (a, b) in texts.items() if a != b)
 
 
 def _size(value: float | None) -> float:

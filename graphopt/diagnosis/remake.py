@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphopt.diagnosis.trials import LoadTrials, PipelineTrials, base_name
+from graphopt.diagnosis.loading import LoadTrials
+from graphopt.diagnosis.trials import PipelineTrials, base_name
 from graphopt.errors import GraphoptError
 from graphopt.model import Model
 from graphopt.numerics.effects import ENDED, failure_effect

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graphopt.diagnosis.bisect import Culprit, Findings, search
-from graphopt.diagnosis.trials import LoadTrials, PipelineTrials, Tell, base_name
+from graphopt.diagnosis.loading import LoadTrials
+from graphopt.diagnosis.trials import PipelineTrials, Tell, base_name
 from graphopt.model import Model
 from graphopt.numerics.loading import RIGHT, Loaded, check_loaded, written
 from graphopt.numerics.runtime import with_disabled

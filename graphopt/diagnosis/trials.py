@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from graphopt.diagnosis.bisect import Ran
-from graphopt.errors import BadInput, PassError, ToolFailed
+from graphopt.errors import BadInput, ToolFailed
 from graphopt.model import Model
 from graphopt.numerics.effects import failure_effect
 from graphopt.numerics.trial import Look, TrialChecker
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import Origin, Outcome, PassManager
-from graphopt.pipeline.names import did_you_mean
-from graphopt.pipeline.opaque import Toolbox, components_of, run_tool
+from graphopt.pipeline.opaque import Toolbox, components_of
 from graphopt.pipeline.spec import Pipeline
 from graphopt.record.data import PassEntry
 from graphopt.rewrite.gate import Gate, Part, SiteKey, Unit
@@ -102,7 +100,7 @@ class PipelineTrials:
     def only_trial(self, on: frozenset[Unit]) -> Trial:
         """The trial behind `only`."""
         if on not in self._only:
-            self.tell(_described(on))
+            self.tell(described(on))
             self._only[on] = self._run_only(on)
         return self._only[on]
 
@@ -251,107 +249,8 @@ class PipelineTrials:
             yield keys[site.key]
 
 
-@dataclass
-class LoadTrials:
-    """The search's `Experiment` over what ONNX Runtime does when it loads a file.
-
-    Attributes:
-        path: The file.
-        model: What it holds.
-        step: The pass that saves what the runtime makes of a file at the same level; tells its parts.
-        checker: Judges; started on the source already.
-        tools: What foreign code runs with.
-        steps: The passes that made the file from the source.
-        base: Components that the user leaves out anyway.
-        config: Session entries that the file is loaded with.
-    """
-
-    path: Path
-    model: Model
-    step: OpaquePass
-    checker: TrialChecker
-    tools: Toolbox
-    steps: tuple[Pass, ...] = ()
-    base: frozenset[str] = frozenset()
-    config: dict[str, str] = field(default_factory=dict[str, str])
-    tell: Tell = lambda _: None
-    full: Trial | None = None
-    _only: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
-    _without: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
-    _known: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        self._known = components_of(self.step, self.tools)
-        for name in sorted(self.base - self._known - self.step.parts().keys()):
-            hint = did_you_mean(name, self._known)
-            sentence = f"Pass '{self.step.name}' has no component '{name}' to skip: "
-            raise BadInput(sentence + (hint.strip() or f"it has {', '.join(sorted(self._known))}."))
-
-    def without(self, off: frozenset[Unit]) -> Ran[Unit]:
-        """Load with all of the optimizer but ``off``."""
-        trial = self.without_trial(off)
-        return Ran(trial.look.failed, trial.units, tuple(self._suspects(off)) if trial.look.failed else ())
-
-    def without_trial(self, off: frozenset[Unit]) -> Trial:
-        """The trial behind `without`."""
-        if off not in self._without:
-            self.tell("all on" if not off else f"without {', '.join(map(str, sorted(off, key=str)))}")
-            disabled = frozenset(unit.component for unit in off if isinstance(unit, Part)) | self.base
-            look = self._look(disabled)
-            units = tuple(self._took_effect(disabled)) if look.failed else ()
-            self._without[off] = Trial(look, units)
-            self.full = self.full or self._without[off]
-        return self._without[off]
-
-    def only(self, on: frozenset[Unit]) -> bool:
-        """Load with nothing of the optimizer but ``on``."""
-        return self.only_trial(on).look.failed
-
-    def only_trial(self, on: frozenset[Unit]) -> Trial:
-        """The trial behind `only`."""
-        if on not in self._only:
-            self.tell(_described(on))
-            self._only[on] = Trial(self._look(self.disabled(on)))
-        return self._only[on]
-
-    def effective(self, on: frozenset[Unit]) -> frozenset[Unit]:
-        """Which of ``on`` changed the model, by the log of saving what it becomes."""
-        return frozenset(self._took_effect(self.disabled(on))) & on
-
-    def _look(self, disabled: frozenset[str]) -> Look:
-        return self.checker.look_loaded(self.path, disabled, self.config, self.steps)
-
-    def disabled(self, on: frozenset[Unit]) -> frozenset[str]:
-        """What must be switched off so that nothing but ``on`` is left."""
-        return self.base | self._known - {unit.component for unit in on if isinstance(unit, Part)}
-
-    def model_of(self, on: frozenset[Unit]) -> Model | None:
-        """What the file becomes by nothing but ``on``; None where it cannot be saved."""
-        try:
-            return run_tool(self.step, self.model, self.disabled(on), self.tools).model
-        except PassError:
-            return None
-
-    def _took_effect(self, disabled: frozenset[str]) -> Iterator[Part]:
-        try:
-            report = run_tool(self.step, self.model, disabled, self.tools).report
-        except PassError:
-            names: Iterable[str] = sorted(self._known)
-        else:
-            names = leaves(self.step, report.components)
-        yield from (Part(self.step.name, name) for name in dict.fromkeys(names) if name not in disabled)
-
-    def _suspects(self, off: frozenset[Unit]) -> Iterator[Part]:
-        disabled = frozenset(unit.component for unit in off if isinstance(unit, Part)) | self.base
-        try:
-            run_tool(self.step, self.model, disabled, self.tools)
-        except ToolFailed as error:
-            yield from (Part(self.step.name, name) for name in self.step.suspects(error.output))
-        except PassError:
-            return
-
-
-def _described(on: frozenset[Unit]) -> str:
+def described(on: frozenset[Unit]) -> str:
+    """Units, as a trial with nothing but them is told."""
     if not on:
         return "everything off"
     if len(on) == 1:

@@ -330,7 +330,7 @@ class Place(msgspec.Struct):
         nodes_after: The names of its nodes after.
         ops_after: Their operators.
         wrong: Whether it computes something else; None where that is not known.
-        reason: How it is off, in one phrase.
+        reason: How it is off, or what a rewrite changed in a node of the same operator, in one phrase.
     """
 
     value: str

@@ -112,8 +112,9 @@ def _lines(culprit: CulpritEntry) -> Iterator[tuple[str, str]]:
         nodes = " + ".join(places[0].nodes_before[:_MOST_NODES]) or places[0].value
         yield "where", f"{sites}{shown}: {nodes}{', ...' if culprit.where > 1 else ''}"
         before, after = _ops(places[0].ops_before), _ops(places[0].ops_after)
-        reason = f"; '{places[0].value}' {places[0].reason}" if places[0].reason else ""
-        yield "what", f"{before} became {after}{reason}"
+        site = any(member.site for member in culprit.members)
+        detail = places[0].reason if site else f"'{places[0].value}' {places[0].reason}"
+        yield "what", f"{before} became {after}{f'; {detail}' if places[0].reason else ''}"
     if culprit.needs:
         yield "needs", ", ".join(map(str, culprit.needs))
     yield "proof", "; ".join(_proof(culprit))
