@@ -52,7 +52,7 @@ Source: TypeAlias = "str | onnx.ModelProto"
 Steps: TypeAlias = "list[Pass | str]"
 Truth: TypeAlias = "frozenset[frozenset[str]]"
 _ATTEMPTS = 40
-_HANG = 2.0
+_HANG = 4.0
 _SLOW = ("hangs",)
 _TOOLS = {"ort": "ort{level=all}", "onnxsim": "onnxsim{optimizer=true}"}
 """How the optimizers of real faults are run where that is not by their name."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt import Numerics, Rewriter, RewritePass, facts
+from graphopt import Numerics, RewritePass, Rewriter, facts
 
 
 @dataclass(frozen=True)

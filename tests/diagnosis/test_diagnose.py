@@ -19,7 +19,6 @@ from planted_units import Copies, Surgeon, Tool
 from real_faults import FAULTS, INNOCENT, Innocent, RealFault
 
 import graphopt
-from graphopt.cli import run as cli
 from graphopt.record.data import Record
 from graphopt.rewrite.passes import Pass
 from graphopt_passes.pipelines import PORTABLE
@@ -98,7 +97,7 @@ CASES = {
     "component: exception": tool("raises", "crash"),
     "component: crash": tool("crashes", "crash"),
     "component: crash with last words": tool("crashes", "crash", talks=True),
-    "component: hang": tool("hangs", "hang", talks=True, timeout=2.0),
+    "component: hang": tool("hangs", "hang", talks=True, timeout=4.0),
     "two components, of which one hides the other": Case(
         "tagger",
         (Tool(wrong=("scaled@c31", "raises@c05")),),
