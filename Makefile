@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types contracts check benchmark reference clean
+.PHONY: demo test test-all lint types contracts check benchmark reference docs clean
 
 # The constraints pin what was tested; PyTorch is installed first so that its CPU build is kept.
 .venv/dev: pyproject.toml constraints.txt
@@ -17,6 +17,10 @@ BIN := .venv/bin
 
 .venv/peers: .venv/dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers]'
+	touch $@
+
+.venv/docs: .venv/dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: .venv/yolo
@@ -46,5 +50,8 @@ benchmark: .venv/dev .venv/peers
 reference: .venv/dev
 	$(BIN)/python docs/generate.py
 
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site

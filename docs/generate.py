@@ -1,8 +1,8 @@
-"""Writes what is generated: pass reference, record schema, the README's pictures.
+"""Writes what is generated: the references of passes, commands and record, its schema, the README's pictures.
 
-    python docs/generate.py
-    python docs/generate.py --picture MODEL                          graphopt run on it
-    python docs/generate.py --picture MODEL PIPELINE PLUGIN.py       graphopt diagnose on it
+python docs/generate.py
+python docs/generate.py --picture MODEL                          graphopt run on it
+python docs/generate.py --picture MODEL PIPELINE PLUGIN.py       graphopt diagnose on it
 """
 
 from __future__ import annotations
@@ -20,11 +20,19 @@ from graphopt.pipeline.registry import Registry
 from graphopt.record.data import Record
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
 
 def reference() -> str:
     """The content of passes.md: every pass that comes with graphopt."""
     return render_reference(Registry.load())
+
+
+def pages() -> dict[str, str]:
+    """All generated pages by their file names."""
+    import pages as made
+
+    return {"passes.md": reference(), "commands.md": made.commands(), "record.md": made.record()}
 
 
 def schema() -> str:
@@ -75,7 +83,8 @@ def picture(model: Path) -> None:
 
 
 if __name__ == "__main__":
-    (HERE / "passes.md").write_text(reference(), encoding="utf-8")
+    for name, content in pages().items():
+        (HERE / name).write_text(content, encoding="utf-8")
     (HERE.parent / "graphopt" / "record" / "schema.json").write_text(schema(), encoding="utf-8")
     if len(sys.argv) == 3 and sys.argv[1] == "--picture":
         picture(Path(sys.argv[2]))

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphopt import facts as facts
+    from graphopt.adapters import onnx_ir_pass as onnx_ir_pass
+    from graphopt.adapters import onnxscript_pass as onnxscript_pass
+    from graphopt.adapters import proto_pass as proto_pass
+    from graphopt.adapters import surgeon_pass as surgeon_pass
     from graphopt.api import CheckFailed as CheckFailed
     from graphopt.api import Result as Result
     from graphopt.api import check as check
@@ -36,9 +40,12 @@ if TYPE_CHECKING:
     from graphopt.rewrite.passes import Signature as Signature
     from graphopt.rewrite.passes import SurgeonPass as SurgeonPass
     from graphopt.rewrite.passes import ToolReport as ToolReport
+    from graphopt.rewrite.pattern import PatternPass as PatternPass
+    from graphopt.rewrite.patterns.matcher import PatternMatch as PatternMatch
     from graphopt.rewrite.rewriter import Rewriter as Rewriter
 
 _HOMES = {
+    "adapters": ("onnx_ir_pass", "onnxscript_pass", "proto_pass", "surgeon_pass"),
     "api": ("CheckFailed", "Result", "check", "diagnose", "diff", "run"),
     "errors": (
         "BadInput",
@@ -62,6 +69,8 @@ _HOMES = {
         "SurgeonPass",
         "ToolReport",
     ),
+    "rewrite.pattern": ("PatternPass",),
+    "rewrite.patterns.matcher": ("PatternMatch",),
     "rewrite.rewriter": ("Rewriter",),
 }
 _HOME_OF = {name: f"graphopt.{home}" for home, names in _HOMES.items() for name in names}

@@ -16,6 +16,7 @@ from graphopt.errors import GraphoptError
 from graphopt.model import Model
 from graphopt.pipeline.files import write_pipeline_file
 from graphopt.pipeline.manager import Failure, Outcome
+from graphopt.pipeline.pictures import record_pictures
 from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import Plan
 from graphopt.record.data import (
@@ -107,6 +108,26 @@ class Result:
                 lines.append(f"Left out: {members} ({culprit.effect}{load})")
             write_pipeline_file(pipeline_file(path), self.pipeline, self.healed, entries, "\n".join(lines))
 
+    def report(self, path: str | Path, command: str = "") -> None:
+        """Write a report for people.
+
+        Args:
+            path: ``FILE.html``, complete in itself, or ``FILE.md``.
+            command: What was typed to come to this; one that does the same is made up if left out.
+
+        Raises:
+            BadInput: It cannot be written there, is of another suffix, or is a file of the model.
+        """
+        from graphopt.report import write_report
+
+        write_report(self.record, Path(path), command, kept=self.model.files)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from graphopt.report.notebook import html_of
+
+        return html_of(self.record)
+
     def session(self, **options: Any) -> ort.InferenceSession:
         """An ``onnxruntime.InferenceSession`` of the model, with the session entries that it needs.
 
@@ -176,7 +197,7 @@ def environment() -> dict[str, str]:
 
 def failed_result(record: Record, outcome: Outcome, checker: Checker | None, path: Path | None) -> Result:
     """What there is of a run that a pass failed."""
-    record.passes = outcome.entries
+    note_outcome(record, outcome)
     note_checker(record, checker)
     return Result(outcome.model, record, outcome.failure, tuple(outcome.dropped), _source=path)
 
@@ -185,7 +206,7 @@ def finished_result(
     record: Record, outcome: Outcome, loaded: Loaded, checker: Checker | None, path: Path | None
 ) -> Result:
     """What a run made that no pass failed."""
-    record.passes = outcome.entries
+    note_outcome(record, outcome)
     note_checker(record, checker)
     record.result = _result_entry(record, outcome, loaded.check)
     record.result.session_config = dict(loaded.config)
@@ -196,6 +217,12 @@ def refused_result(record: Record, source: Model, checker: Checker | None, path:
     """What there is of a run whose source is wrong already."""
     note_checker(record, checker)
     return Result(source, record, _source=path)
+
+
+def note_outcome(record: Record, outcome: Outcome) -> None:
+    """What the passes did."""
+    record.passes = outcome.entries
+    record_pictures(record.passes, outcome.changes)
 
 
 def note_checker(record: Record, checker: Checker | None) -> None:

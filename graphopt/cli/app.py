@@ -15,15 +15,18 @@ from graphopt.cli.diagnose import diagnose
 from graphopt.cli.diff import diff
 from graphopt.cli.doctor import doctor
 from graphopt.cli.export import export
+from graphopt.cli.fuzz import fuzz
 from graphopt.cli.inspect import inspect
+from graphopt.cli.new_pass import new_pass
 from graphopt.cli.passes import passes
 from graphopt.cli.run import run
+from graphopt.cli.view import view
 
 _GROUPS: tuple[tuple[str, tuple[Callable[..., Any], ...]], ...] = (
     ("deploy", (run, export)),
     ("debug", (diagnose, check, diff, inspect)),
-    ("authors", (passes,)),
-    ("other", (demo, doctor)),
+    ("authors", (passes, new_pass, fuzz)),
+    ("other", (view, demo, doctor)),
 )
 
 

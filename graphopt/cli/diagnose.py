@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from graphopt.cli import completing
 from graphopt.cli import options as o
 
 _CODES = {"right": 0, "culprits": 1, "unexplained": 1, "undecided": 4}
 
 
 def diagnose(
+    context: typer.Context,
     model: o.Model,
     against: Annotated[
         Path | None,
@@ -27,6 +29,7 @@ def diagnose(
         typer.Option(
             "--pipeline", "-p", metavar="NAME|FILE.toml|TEXT",
             help="What to search; if left out, what a plain session does when it loads MODEL.",
+            autocompletion=completing.pipeline_texts,
         ),
     ] = None,
     plugin: o.Plugins = None,
@@ -44,6 +47,7 @@ def diagnose(
     threads: o.Threads = None,
     timeout: o.Timeout = None,
     record: o.RecordFile = None,
+    report: o.ReportFile = None,
     json: o.Json = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every tool anew.")] = False,
     quiet: o.Quiet = False,
@@ -56,11 +60,14 @@ def diagnose(
     from graphopt.cli.output import Telling, exported, print_diagnosis, typed, write_record
     from graphopt.model import paused_gc
     from graphopt.pipeline.spec import parse_settings
+    from graphopt.report import check_report_file, write_report
     from graphopt.storage import check_target
 
     source = exported(model, quiet=quiet or json)
     if record is not None:
         check_target(record, {source.resolve()})
+    if report is not None:
+        check_report_file(report, {source.resolve()})
     with paused_gc(), Telling(off=quiet or json) as telling:
         found = find(
             source,
@@ -88,5 +95,7 @@ def diagnose(
     heal = heal and f"{heal} --on-failure heal"
     if record is not None:
         write_record(record, found.record, {source.resolve()})
+    if report is not None:
+        write_report(found.record, report, o.as_typed(context), kept={source.resolve()})
     print_diagnosis(found, heal, json=json, quiet=quiet)
     return _CODES[found.verdict]

@@ -9,35 +9,57 @@ import typer
 
 from graphopt.cli import options as o
 
+_WORSE = 1
+
 
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="The model or record before.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The model or record after.")],
     limit: Annotated[int, typer.Option("--limit", min=1, help="Lines to show of each kind.")] = 40,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on",
+            metavar="nodes,verdict,components,size",
+            help="Of two records: exit 1 where B is worse in one of these. Repeatable.",
+            autocompletion=lambda: ["nodes", "verdict", "components", "size"],
+        ),
+    ] = None,
     json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> int:
     """Show what changed from A to B, node by node. A and B are models, or records of runs.
 
-    Example: graphopt diff yolov8n.onnx fast.onnx
+    Example: graphopt diff main.json branch.json --fail-on nodes,verdict
     """
-    from graphopt.cli.output import show, show_json
+    from graphopt.cli.output import show, show_json, show_lines
     from graphopt.errors import BadInput
     from graphopt.record.compare import diff_as_data, load_record, record_changes, render_diff
 
     if (a.suffix == ".json") != (b.suffix == ".json"):
         raise BadInput("Cannot compare a model with a record: give two of a kind.")
     if a.suffix == ".json":
-        lines = record_changes(load_record(a), load_record(b))
+        from graphopt.record.worse import findings, read_kinds
+
+        kinds = read_kinds(fail_on or ())
+        before, after = load_record(a), load_record(b)
+        lines = record_changes(before, after, limit=limit)
+        worse = findings(before, after, kinds)
         if json:
-            show_json(lines)
+            found = [{"kind": finding.kind, "text": finding.text} for finding in worse]
+            show_json({"changes": lines, "worse": found})
         else:
-            show("\n".join(lines) if lines else "no difference")
-        return 0
+            if not quiet:
+                show_lines(lines or ["no difference"])
+            show_lines(f"worse: {finding}" for finding in worse)
+        return _WORSE if worse else 0
+    if fail_on:
+        raise BadInput("--fail-on compares records: give two that 'graphopt run --record' wrote.")
     from graphopt.api import diff as diff_models
 
     found = diff_models(a, b)
     if json:
         show_json(diff_as_data(found))
-    else:
+    elif not quiet:
         show(render_diff(found, limit=limit))
     return 0

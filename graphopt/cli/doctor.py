@@ -10,6 +10,9 @@ def doctor(json: o.Json = False) -> int:
 
     Example: graphopt doctor
     """
+    from rich.table import Table
+    from rich.text import Text
+
     from graphopt.cli.health import examine
     from graphopt.cli.output import show, show_json
 
@@ -17,8 +20,9 @@ def doctor(json: o.Json = False) -> int:
     if json:
         show_json([{"name": item.name, "ok": item.ok, "detail": item.detail} for item in report])
     else:
-        width = max(len(item.name) for item in report)
+        table = Table.grid(padding=(0, 2, 0, 0))
         for item in report:
-            mark = "ok  " if item.ok else ("--  " if item.optional else "FAIL")
-            show(f"{mark} {item.name:<{width}}  {item.detail}")
+            mark = "ok" if item.ok else ("--" if item.optional else "FAIL")
+            table.add_row(mark, item.name, Text(item.detail, overflow="fold"))
+        show(table)
     return 0 if all(item.ok or item.optional for item in report) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,16 +14,21 @@ from graphopt.pipeline.describe import describe
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline, load_pipelines
 
+# Where the next line is neither empty nor indented nor an item of a list.
+_LINE_END = re.compile(r"(?<=\S)\n(?=[^\s*-])")
+
 
 def listing(registry: Registry) -> tuple[Any, RenderableType]:
     """All passes and pipelines, as data and as text."""
     classes = registry.load_all()
-    table = _grid("pass", "numerics", "what it does", "from")
+    owners = {registry.owner(name) for name in classes}
+    table = _grid("pass", "numerics", "what it does", *(["from"] if len(owners) > 1 else []))
     data: list[dict[str, Any]] = []
     for name, cls in sorted(classes.items()):
         doc = describe(cls)
         owner = registry.owner(name)
-        table.add_row(name, cls.numerics.value, _plain(doc.summary), owner)
+        row = (name, cls.numerics.value, _plain(doc.summary))
+        table.add_row(*row, *([owner] if len(owners) > 1 else []))
         data.append({"name": name, "numerics": cls.numerics.value, "summary": doc.summary, "owner": owner})
     pipelines = _grid("pipeline", "passes")
     named = {name: str(pipeline) for name, pipeline in load_pipelines(registry).items()}
@@ -60,8 +66,8 @@ def one(registry: Registry, name: str) -> tuple[Any, RenderableType]:
 
 
 def _plain(text: str) -> str:
-    """Text of a docstring without its markup."""
-    return text.replace("``", "")
+    """Text of a docstring without its markup, each paragraph as one line, to be folded where it is shown."""
+    return _LINE_END.sub(" ", text.replace("``", ""))
 
 
 def _foldable(pipeline: str) -> str:
@@ -71,6 +77,6 @@ def _foldable(pipeline: str) -> str:
 
 def _grid(*titles: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in titles:
-        table.add_column(title, overflow="fold")
+    for place, title in enumerate(titles):
+        table.add_column(title, overflow="fold", no_wrap=place == 0)
     return table

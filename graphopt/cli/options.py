@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphopt.cli import completing
 from graphopt.errors import BadInput
 
 if TYPE_CHECKING:
@@ -20,7 +22,11 @@ Model = Annotated[
 PipelineText = Annotated[
     str | None,
     typer.Option(
-        "--pipeline", "-p", metavar="NAME|FILE.toml|TEXT", help="What to run; 'default' if left out."
+        "--pipeline",
+        "-p",
+        metavar="NAME|FILE.toml|TEXT",
+        help="What to run; 'default' if left out.",
+        autocompletion=completing.pipeline_texts,
     ),
 ]
 Plugins = Annotated[
@@ -29,11 +35,21 @@ Plugins = Annotated[
 ]
 Skips = Annotated[
     list[str] | None,
-    typer.Option("--skip", metavar="PASS[/COMPONENT][@NODE]", help="What to leave out. Repeatable."),
+    typer.Option(
+        "--skip",
+        metavar="PASS[/COMPONENT][@NODE]",
+        help="What to leave out. Repeatable.",
+        autocompletion=completing.pass_names,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PASS.OPTION=VALUE", help="An option of a pass. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="PASS.OPTION=VALUE",
+        help="An option of a pass. Repeatable.",
+        autocompletion=completing.settings,
+    ),
 ]
 Inputs = Annotated[
     list[Path] | None,
@@ -81,6 +97,10 @@ RecordFile = Annotated[
     Path | None,
     typer.Option("--record", metavar="FILE.json", help="Write what was done and measured."),
 ]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.html|.md", help="Write a report to look at, or for a comment."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
@@ -90,6 +110,24 @@ def check_options(**said: object) -> CheckOptions:
     from graphopt.numerics.options import CheckOptions
 
     return replace(CheckOptions(), **{name: value for name, value in said.items() if value is not None})
+
+
+def as_typed(context: typer.Context) -> str:
+    """The command line of a command, as it was typed but for the order of the options."""
+    words = ["graphopt", context.command.name or ""]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value: Any = context.params[name]
+        flag = max(parameter.opts, key=len) if parameter.param_type_name == "option" else None
+        if isinstance(value, bool):
+            words += [flag] if flag else []
+            continue
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [flag, str(item)] if flag else [str(item)]
+    return shlex.join(words)
 
 
 def sizes(texts: Sequence[str] | None) -> dict[str, int]:

@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,44 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from graphopt.diagnosis.diagnose import Diagnosis
 from graphopt.model import Model
 from graphopt.pipeline.instrument import PassEvent
+from graphopt.pipeline.whynot import WhyNot
 from graphopt.record.data import CheckEntry, Record, to_json
 from graphopt.record.diagnosed import diagnosis_report
 from graphopt.record.terminal import render
 from graphopt.rewrite.passes import Pass
 from graphopt.storage import check_source, check_target, write_text
 
-_PLAIN_WIDTH = 100
+_PLAIN_WIDTH = 80
 
 
 def console() -> Console:
-    """Standard output: in colour on a terminal, plain and of fixed width when piped."""
+    """Standard output: in colour on a terminal, plain and 80 columns wide when piped.
+
+    ``COLUMNS`` gives another width; ``NO_COLOR`` takes colours away, ``FORCE_COLOR`` keeps them in a pipe.
+    """
     if sys.stdout.isatty():
         return Console()
-    return Console(width=int(os.environ.get("COLUMNS", _PLAIN_WIDTH)), highlight=False)
+    columns = os.environ.get("COLUMNS", "")
+    return Console(
+        width=int(columns) if columns.isdigit() and int(columns) else _PLAIN_WIDTH, highlight=False
+    )
 
 
 def show(content: RenderableType) -> None:
     """Print to standard output."""
-    console().print(content, highlight=False, markup=False)
+    output = console()
+    if output.is_terminal:
+        output.print(content, highlight=False, markup=False)
+        return
+    with output.capture() as captured:
+        output.print(content, highlight=False, markup=False)
+    # Rich fills the cells of tables with spaces.
+    show_lines(line.rstrip() for line in captured.get().splitlines())
+
+
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines to standard output as they are, however long: for those that a script may read."""
+    sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def show_json(content: Any) -> None:
@@ -49,6 +68,14 @@ def print_record(record: Record, *, json: bool, quiet: bool, show_all: bool = Fa
         sys.stdout.buffer.write(to_json(record) + b"\n")
     elif not quiet:
         show(render(record, show_all=show_all))
+
+
+def print_why_not(asked: WhyNot, *, json: bool) -> None:
+    """Print why passes declined; beside JSON, which has the same, to standard error."""
+    if json:
+        sys.stderr.writelines(f"{line}\n" for line in asked.lines())
+    else:
+        show_lines(asked.lines())
 
 
 def write_record(path: Path, record: Record, kept: Collection[Path] = ()) -> None:

@@ -6,12 +6,18 @@ from typing import Annotated
 
 import typer
 
+from graphopt.cli import completing
 from graphopt.cli import options as o
 
 
 def passes(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A pass or pipeline to show in full.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="A pass or pipeline to show in full.",
+            autocompletion=completing.any_names,
+        ),
     ] = None,
     plugin: o.Plugins = None,
     json: o.Json = False,

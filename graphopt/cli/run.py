@@ -8,12 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from graphopt.cli import completing
 from graphopt.cli import options as o
 
 _PARTIAL, _UNDECIDED, _FAILED = 3, 4, 1
 
 
 def run(
+    context: typer.Context,
     model: o.Model,
     output: Annotated[
         Path | None,
@@ -49,11 +51,21 @@ def run(
     threads: o.Threads = None,
     timeout: o.Timeout = None,
     record: o.RecordFile = None,
+    report: o.ReportFile = None,
     json: o.Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write the model.")] = False,
     show_all: Annotated[
         bool, typer.Option("--all", help="Show the passes that changed nothing, too.")
     ] = False,
+    why_not: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--why-not",
+            metavar="PASS[@NODE]",
+            help="Say for which nodes a pass declined, or what it has against NODE. Repeatable.",
+            autocompletion=completing.pass_names,
+        ),
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every tool anew.")] = False,
     quiet: o.Quiet = False,
 ) -> int:
@@ -69,11 +81,14 @@ def run(
         exported,
         needs_session,
         print_record,
+        print_why_not,
         typed,
         write_record,
     )
     from graphopt.model import paused_gc
     from graphopt.pipeline.spec import parse_settings
+    from graphopt.pipeline.whynot import WhyNot
+    from graphopt.report import check_report_file
     from graphopt.storage import check_target
 
     source = exported(model, quiet=quiet or json)
@@ -82,6 +97,9 @@ def run(
         check_target(target, {source.resolve()})
     if record is not None:
         check_target(record, {source.resolve(), target.resolve()})
+    if report is not None:
+        check_report_file(report, {source.resolve(), target.resolve()})
+    asked = WhyNot(why_not or ())
     with paused_gc(), Progress(off=quiet or json) as progress:
         try:
             result = run_pipeline(
@@ -104,10 +122,12 @@ def run(
                 threads=threads,
                 timeout=timeout,
                 cache=not no_cache,
-                instruments=[progress],
+                instruments=[progress, asked],
             )
             if record is not None:
                 check_target(record, result.model.files)
+            if report is not None:
+                check_report_file(report, result.model.files)
             if not dry_run:
                 result.save(target)
             failed = None
@@ -115,7 +135,10 @@ def run(
             result, failed = error.result, error
     if record is not None:
         write_record(record, result.record, result.model.files)
+    if report is not None:
+        result.report(report, o.as_typed(context))
     print_record(result.record, json=json, quiet=quiet, show_all=show_all)
+    print_why_not(asked, json=json)
     if failed is not None:
         sys.stderr.write(f"graphopt: {failed}\n")
         if failed.pass_name:

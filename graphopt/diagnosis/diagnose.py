@@ -11,6 +11,7 @@ from graphopt.diagnosis.describe import Case, Describer, is_innocent
 from graphopt.diagnosis.repro import write_repro
 from graphopt.diagnosis.stages import Found, Stages
 from graphopt.numerics.trial import Look
+from graphopt.pipeline.pictures import record_pictures
 from graphopt.record.data import CulpritEntry, Member, Record, Verdict
 
 Outcome: TypeAlias = Literal["right", "culprits", "unexplained", "undecided"]
@@ -44,6 +45,12 @@ class Diagnosis:
         """Whether nothing was found wrong."""
         return self.verdict == "right"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from graphopt.report.notebook import html_of
+
+        return html_of(self.record)
+
 
 def diagnose_pipeline(stages: Stages, record: Record, folder: Path | None) -> Diagnosis:
     """Find what makes the result of a pipeline wrong.
@@ -65,7 +72,10 @@ def diagnose_pipeline(stages: Stages, record: Record, folder: Path | None) -> Di
     look = full.look
     if not look.failed and found.loading is not None and found.loading.full is not None:
         look = found.loading.full.look
-    return _told(found, look, stages, record, folder)
+    diagnosis = _told(found, look, stages, record, folder)
+    guilty = {str(member) for culprit in record.culprits for member in culprit.members}
+    record_pictures(record.passes, full.outcome.changes, guilty)
+    return diagnosis
 
 
 def diagnose_loading(stages: Stages, record: Record, folder: Path | None) -> Diagnosis:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from graphopt.record.data import NodeChanges, NodeEntry, PassEntry, SiteEntry
-from graphopt.rewrite.changes import Change, Diff, NodeImage, NodeRef
+from graphopt.record.data import DeclinedEntry, NodeChanges, NodeEntry, PassEntry, SiteEntry
+from graphopt.rewrite.changes import Change, DeclinedPlace, Diff, NodeImage, NodeRef
 
 
 def record_changes(entry: PassEntry, changes: Iterable[Change]) -> None:
@@ -65,6 +65,13 @@ def _site_entry(change: Change) -> SiteEntry:
         removed=[image.name for image in change.removed],
         added=[image.name for image in change.added],
     )
+
+
+def record_declined(entry: PassEntry, places: Iterable[DeclinedPlace]) -> None:
+    """Note which places an own pass declined."""
+    entry.declined_at = [
+        DeclinedEntry(place.node, place.op, place.graph, place.value, place.reason) for place in places
+    ]
 
 
 def record_diff(entry: PassEntry, diff: Diff) -> None:

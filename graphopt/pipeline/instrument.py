@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from graphopt.model import Model
 from graphopt.record.data import CheckEntry, PassEntry
-from graphopt.rewrite.changes import Change
+from graphopt.rewrite.changes import Change, DeclinedPlace
 from graphopt.rewrite.passes import Pass
 
 
@@ -25,6 +25,7 @@ class PassEvent:
         changes: The rewrites of an own pass, empty for an opaque one.
         entry: What the record will say of the pass.
         changed: Whether the pass changed anything.
+        declined: Gives all places that an own pass declined; the entry has the first ones.
     """
 
     instance: str
@@ -34,6 +35,7 @@ class PassEvent:
     changes: Sequence[Change]
     entry: PassEntry
     changed: bool
+    declined: Callable[[], Iterable[DeclinedPlace]] = tuple
 
 
 class Instrument(Protocol):

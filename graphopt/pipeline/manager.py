@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from graphopt.errors import NotConverged, PassError, PipelineError, ToolFailed
 from graphopt.model import Model
-from graphopt.pipeline.entries import net_nodes, record_changes, record_diff
+from graphopt.pipeline.entries import net_nodes, record_changes, record_declined, record_diff
 from graphopt.pipeline.instrument import Instrument, PassEvent
 from graphopt.pipeline.opaque import Toolbox, components_of, run_surgeon, run_tool
 from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
 from graphopt.record.data import CheckEntry, PassEntry, Status
-from graphopt.rewrite.changes import Change
+from graphopt.rewrite.changes import Change, DeclinedPlace
 from graphopt.rewrite.diff import structural_diff
 from graphopt.rewrite.driver import Driver, SiteBook
 from graphopt.rewrite.gate import IDENTITY, Gate, Site, SiteKey
@@ -226,6 +226,7 @@ class _Attempt:
         self._gate = gate
         self._earlier = seen
         self._space: Workspace | None = None
+        self._declined: Callable[[], Iterable[DeclinedPlace]] = tuple
         self._nodes = source.node_count()
         self.seen: list[_Seen] = []
         self.book = SiteBook(gate)
@@ -314,7 +315,14 @@ class _Attempt:
 
     def _show(self, step: Pass, entry: PassEntry, changes: Sequence[Change], changed: bool) -> None:
         event = PassEvent(
-            entry.instance, step, tuple(self.outcome.steps), self.outcome.model, changes, entry, changed
+            entry.instance,
+            step,
+            tuple(self.outcome.steps),
+            self.outcome.model,
+            changes,
+            entry,
+            changed,
+            self._declined,
         )
         entry.check = self._manager.after(event)
         if entry.check is None or entry.check.verdict not in FAILING:
@@ -337,6 +345,7 @@ class _Attempt:
         ) from error
 
     def _apply(self, step: Pass, instance: str, entry: PassEntry) -> tuple[Sequence[Change], bool]:
+        self._declined = tuple
         if isinstance(step, RewritePass):
             return self._apply_rewrites(step, instance, entry)
         if isinstance(step, SurgeonPass):
@@ -377,6 +386,8 @@ class _Attempt:
             self.outcome.changes.setdefault(instance, []).extend(driver.changes)
             raise
         entry.declined = done.declined
+        record_declined(entry, done.declined_at)
+        self._declined = driver.declined_places
         entry.rewrites = len(done.changes)
         if done.changes:
             record_changes(entry, done.changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from graphopt.errors import BadInput
 from graphopt.record.data import PassEntry, Record, from_json
+from graphopt.record.worse import fired
 from graphopt.rewrite.changes import Diff, NodeRef
 
 
@@ -29,8 +30,14 @@ def load_record(path: Path) -> Record:
         raise BadInput(f"{path} is not a record of graphopt: {error}.") from error
 
 
-def record_changes(a: Record, b: Record) -> list[str]:
-    """One line for each thing in which two runs differ: source, versions, passes and verdicts."""
+def record_changes(a: Record, b: Record, *, limit: int = 40) -> list[str]:
+    """One line for each thing in which two runs differ: source, versions, passes and verdicts.
+
+    Args:
+        a: The run before.
+        b: The run after.
+        limit: How many rewrites to name of each pass.
+    """
     lines: list[str] = []
     if a.source.sha256 != b.source.sha256:
         lines.append(f"source: {a.source.path} > {b.source.path} (other content)")
@@ -42,16 +49,43 @@ def record_changes(a: Record, b: Record) -> list[str]:
         lines.append(f"pipeline: {a.pipeline} > {b.pipeline}")
     left, right = _by_place(a), _by_place(b)
     for place in dict.fromkeys([*left, *right]):
-        lines.extend(_pass_changes(place, left.get(place), right.get(place)))
-    if a.result is not None and b.result is not None:
-        pairs = (
-            ("nodes", a.result.nodes, b.result.nodes),
-            ("verdict", a.result.verdict, b.result.verdict),
-            ("as loaded", a.result.as_loaded.verdict, b.result.as_loaded.verdict),
-            ("runs on", a.result.portability, b.result.portability),
+        lines.extend(_pass_changes(place, left.get(place), right.get(place), limit))
+    parts, others = fired(a), fired(b)
+    for instance in sorted(parts.keys() & others.keys()):
+        lines.extend(
+            f"{instance}: no longer uses {name}" for name in sorted(parts[instance] - others[instance])
         )
-        lines.extend(f"result {name}: {old} > {new}" for name, old, new in pairs if old != new)
+        lines.extend(f"{instance}: now uses {name}" for name in sorted(others[instance] - parts[instance]))
+    lines.extend(f"culprit: {name}" for name in sorted(culprits(b) - culprits(a)))
+    lines.extend(f"no longer a culprit: {name}" for name in sorted(culprits(a) - culprits(b)))
+    old, new = _facts(a), _facts(b)
+    lines.extend(
+        f"{name}: {old.get(name, 'none')} > {new.get(name, 'none')}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    )
     return lines
+
+
+def culprits(record: Record) -> set[str]:
+    """What breaks the model, each with all its members."""
+    return {" with ".join(map(str, culprit.members)) for culprit in record.culprits}
+
+
+def _facts(record: Record) -> dict[str, object]:
+    """What a run or a diagnosis came to, by the name that is shown."""
+    facts: dict[str, object] = {}
+    if record.diagnosis is not None:
+        facts["diagnosis"] = record.diagnosis.verdict
+    result = record.result
+    if result is not None:
+        facts["result nodes"] = result.nodes
+        facts["result verdict"] = result.verdict
+        facts["result as loaded"] = result.as_loaded.verdict
+        facts["result runs on"] = result.portability
+        facts["result is loaded with"] = ", ".join(result.session_config) or "nothing"
+        facts["result bytes"] = result.file_bytes
+    return facts
 
 
 def _by_place(record: Record) -> dict[str, PassEntry]:
@@ -61,7 +95,7 @@ def _by_place(record: Record) -> dict[str, PassEntry]:
     }
 
 
-def _pass_changes(place: str, a: PassEntry | None, b: PassEntry | None) -> Iterable[str]:
+def _pass_changes(place: str, a: PassEntry | None, b: PassEntry | None, limit: int) -> Iterable[str]:
     if a is None or b is None:
         yield f"{place}: only in the {'second' if a is None else 'first'} run"
         return
@@ -70,13 +104,17 @@ def _pass_changes(place: str, a: PassEntry | None, b: PassEntry | None) -> Itera
     if a.nodes_after - a.nodes_before != b.nodes_after - b.nodes_before:
         yield f"{place}: nodes {a.nodes_after - a.nodes_before:+} > {b.nodes_after - b.nodes_before:+}"
     old, new = {site.key for site in a.sites}, {site.key for site in b.sites}
-    for key in sorted(old - new):
-        yield f"{place}: no longer rewrites {key}"
-    for key in sorted(new - old):
-        yield f"{place}: now rewrites {key}"
+    yield from _some(f"{place}: no longer rewrites", sorted(old - new), limit)
+    yield from _some(f"{place}: now rewrites", sorted(new - old), limit)
     verdicts = [entry.check.verdict if entry.check else "not checked" for entry in (a, b)]
     if verdicts[0] != verdicts[1]:
         yield f"{place}: verdict {verdicts[0]} > {verdicts[1]}"
+
+
+def _some(what: str, names: Sequence[str], limit: int) -> Iterable[str]:
+    yield from (f"{what} {name}" for name in names[:limit])
+    if len(names) > limit:
+        yield f"{what} {len(names) - limit} more (--limit N)"
 
 
 def render_diff(diff: Diff, *, limit: int = 40) -> Text:

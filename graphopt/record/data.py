@@ -49,6 +49,11 @@ _SEVERITY: tuple[Verdict, ...] = (
 )
 
 
+def severity(verdict: Verdict) -> int:
+    """How bad a verdict is; 0 is best."""
+    return _SEVERITY.index(verdict)
+
+
 def worst(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict that decides: the most severe; ``not checked`` beside others means ``undecided``."""
     if not verdicts:
@@ -60,7 +65,13 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 class NodeEntry(msgspec.Struct, frozen=True):
-    """A node: its name, operator (``domain::Op`` outside the default domain) and graph path."""
+    """A node.
+
+    Attributes:
+        name: Its name, possibly empty.
+        op: Its operator, ``domain::Op`` outside the default domain.
+        graph: The path of its graph; empty for the main graph.
+    """
 
     name: str
     op: str
@@ -68,7 +79,13 @@ class NodeEntry(msgspec.Struct, frozen=True):
 
 
 class NodeChanges(msgspec.Struct):
-    """The nodes that a pass removed, added and modified."""
+    """The nodes that a pass changed.
+
+    Attributes:
+        removed: Those that went.
+        added: Those that came.
+        modified: Those that stayed, with other inputs, attributes or types; of a tool only.
+    """
 
     removed: list[NodeEntry] = []
     added: list[NodeEntry] = []
@@ -103,8 +120,59 @@ class LocalSummary(msgspec.Struct):
     not_checked: dict[str, int] = {}
 
 
+class NodePicture(msgspec.Struct, omit_defaults=True):
+    """A node as a drawing shows it.
+
+    Attributes:
+        name: Its name.
+        op: Its operator, with its domain unless that is the default one.
+        inputs: The names of its inputs; empty for an omitted one.
+        outputs: Of each output that has a name its type and shape, as text.
+        attributes: The attributes, as short texts.
+    """
+
+    name: str
+    op: str
+    inputs: list[str] = []
+    outputs: dict[str, str] = {}
+    attributes: dict[str, str] = {}
+
+
+class Picture(msgspec.Struct, omit_defaults=True):
+    """A rewrite as a drawing shows it.
+
+    Attributes:
+        before: The nodes that went, as they were.
+        after: The nodes that came.
+        replaced: Pairs (old value, value that took its uses).
+        renamed: Pairs (name before, name after) of values that took over the name of a graph output.
+        constants: Of each constant that they read its value, or its type and shape, as text.
+        cut: How many nodes are left out.
+    """
+
+    before: list[NodePicture] = []
+    after: list[NodePicture] = []
+    replaced: list[tuple[str, str]] = []
+    renamed: list[tuple[str, str]] = []
+    constants: dict[str, str] = {}
+    cut: int = 0
+
+
 class SiteEntry(msgspec.Struct):
-    """One rewrite: the text of its key, its number, where it was, and what it removed and added."""
+    """One rewrite: the text of its key, its number, where it was, and what it removed and added.
+
+    Attributes:
+        key: The text of its key, as ``--skip`` takes it.
+        index: Its place in the order of the run, over all passes.
+        graph: The path of its graph.
+        node: The name of the node that it starts from.
+        op: The operator of that node.
+        removed: The names of the nodes that went.
+        added: The names of the nodes that came.
+        local: What it computes by itself, before and after.
+        picture: How it looked before and after; None where a pass has so many rewrites that only the
+            first are drawn, and those that are wrong.
+    """
 
     key: str
     index: int
@@ -114,6 +182,25 @@ class SiteEntry(msgspec.Struct):
     removed: list[str] = []
     added: list[str] = []
     local: LocalCheck = msgspec.field(default_factory=LocalCheck)
+    picture: Picture | None = None
+
+
+class DeclinedEntry(msgspec.Struct, frozen=True):
+    """A place that a pass looked at and declined.
+
+    Attributes:
+        node: The name of the node, possibly empty; of an initializer, its own.
+        op: Its operator.
+        graph: The path of its graph.
+        value: The name of its first output.
+        reason: Why.
+    """
+
+    node: str
+    op: str
+    graph: str = ""
+    value: str = ""
+    reason: str = ""
 
 
 class OutputCheck(msgspec.Struct):
@@ -136,6 +223,7 @@ class OutputCheck(msgspec.Struct):
         mismatched: The share of elements outside the tolerance, 0 to 1.
         worst_index: Where the worst element is.
         expected, actual: The worst element's values, reference first.
+        feed: The set of feeds with the worst error.
         verdict: The verdict of this output.
         reason: One sentence that explains the verdict where it needs one.
         local: What local checks say about it.
@@ -169,6 +257,10 @@ class CheckEntry(msgspec.Struct):
     """The verdict on a model, with one entry for each output and one sentence.
 
     Attributes:
+        verdict: The verdict.
+        seconds: How long it took.
+        outputs: Each output.
+        reason: The sentence.
         local: What the places say that the pass changed; None where they were not looked at.
     """
 
@@ -195,9 +287,25 @@ class PassEntry(msgspec.Struct):
     """What one pass of the pipeline did, in one round of the fixpoint that it is in, if it is in one.
 
     Attributes:
+        name: The pass.
+        status: What came of it.
         instance: The name with ``#2`` appended at its second use in the pipeline.
+        options: Its options that are not the default.
+        seconds: How long it took, without the check.
+        nodes_before, nodes_after: The number of nodes, those of subgraphs and functions included.
+        ops: By how much the number of each operator changed.
+        nodes: Which nodes it changed.
+        sites: Its rewrites, in order.
+        components: The parts of a tool that had an effect, where it says so.
+        notes: Sentences of the tool, and what was given back or taken away after it.
+        portability: Where what a tool saved runs.
+        cached: Whether the tool's result was taken from the cache.
+        check: The check after it; null where nothing changed or none was asked for.
+        error: Why it failed, or what was left out of it.
         round: The round of the fixpoint, from 1; later rounds are listed where they changed something.
         rewrites: The number of rewrites; None for a pass that changes the whole model at once.
+        declined: How many places it declined, by reason.
+        declined_at: The first 200 of these places; all of them for a pass that ``--why-not`` asks about.
     """
 
     name: str
@@ -213,6 +321,7 @@ class PassEntry(msgspec.Struct):
     nodes: NodeChanges = msgspec.field(default_factory=NodeChanges)
     sites: list[SiteEntry] = []
     declined: dict[str, int] = {}
+    declined_at: list[DeclinedEntry] = []
     components: list[str] = []
     notes: list[str] = []
     portability: Portability | None = None
@@ -222,7 +331,17 @@ class PassEntry(msgspec.Struct):
 
 
 class Source(msgspec.Struct):
-    """The model that came in. Nodes count subgraphs and functions."""
+    """The model that came in.
+
+    Attributes:
+        path: Its file; None for a model in memory.
+        sha256: The digest of its content.
+        opset: The version of each operator set, the default one by the empty name.
+        nodes: How many nodes it has, those of subgraphs and functions included.
+        initializer_bytes: The size of its weights.
+        inputs: Its inputs, with type and shape.
+        metadata: Its metadata_props.
+    """
 
     path: str | None
     sha256: str
@@ -234,7 +353,13 @@ class Source(msgspec.Struct):
 
 
 class Feeds(msgspec.Struct):
-    """The feeds of the run: how many sets, from which seeds, and where they come from."""
+    """The feeds of the run.
+
+    Attributes:
+        sets: How many there are.
+        seeds: The seeds of those that were drawn.
+        origin: Where they come from.
+    """
 
     sets: int = 0
     seeds: list[int] = []
@@ -242,7 +367,12 @@ class Feeds(msgspec.Struct):
 
 
 class Tolerance(msgspec.Struct):
-    """``atol`` as a share of the slice's scale, ``rtol`` as numpy's."""
+    """How far an element may be off.
+
+    Attributes:
+        atol: As a share of the scale of its slice.
+        rtol: As a share of the element, as numpy's.
+    """
 
     atol: float = 1e-5
     rtol: float = 1e-4
@@ -273,6 +403,10 @@ class AsLoaded(msgspec.Struct):
     """The verdict on the final file as a plain session runs it.
 
     Attributes:
+        verdict: The verdict.
+        outputs: Each output.
+        seconds: How long it took.
+        reason: The sentence.
         local: What the places say that the runtime rewrites when it loads the file; None where they were
             not looked at.
     """
@@ -285,7 +419,21 @@ class AsLoaded(msgspec.Struct):
 
 
 class ResultEntry(msgspec.Struct):
-    """The model that came out."""
+    """The model that came out.
+
+    Attributes:
+        path: The file that was written; None for none.
+        sha256: The digest of that file.
+        nodes: How many nodes it has.
+        initializer_bytes: The size of its weights.
+        verdict: The verdict over all checks.
+        as_loaded: The check of the file as a plain session loads it.
+        file_bytes: The size of the file.
+        session_config: The session entries that it must be loaded with.
+        portability: Where it runs.
+        metadata_kept, metadata_total: How many entries of the source's metadata it still has, of how many.
+        ops: How often each operator occurs.
+    """
 
     path: str | None
     sha256: str
@@ -305,6 +453,9 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     """One unit of a culprit: a pass with a site of it, or with a component; with neither, all of it.
 
     Attributes:
+        pass_: The pass instance.
+        site: The key of a rewrite of it.
+        component: A component of it.
         at_load: Whether it acts when ONNX Runtime loads the final file, not as a pass of the pipeline.
     """
 
@@ -432,9 +583,23 @@ class DiagnosisEntry(msgspec.Struct):
 
 
 class Record(msgspec.Struct):
-    """Everything a run did and measured; ``notes`` are sentences about the feeds and the reference.
+    """Everything a run did and measured.
 
     Attributes:
+        command: ``run`` or ``diagnose``.
+        graphopt: The version that made the record.
+        environment: The versions that decide a result.
+        source: The model that came in.
+        pipeline: The pipeline as text, without the names of pipelines.
+        schema: The version of this format.
+        seconds: How long all of it took.
+        feeds: What the model was run on.
+        tolerance: How far an element may be off.
+        noise_floor: How far rounding alone moves each output; empty where it was not needed.
+        reference: The source against an outside reference, if one was given.
+        notes: Sentences about the feeds and the reference.
+        passes: What each pass did, in order.
+        result: The model that came out; null where the run failed, and for a diagnosis.
         diagnosis: What a diagnosis comes to; None for a run.
         culprits: What breaks the model, of a diagnosis and of a run that healed.
         clean_without_culprits: Whether the model was seen to be right without them; None where nothing

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,8 @@ from graphopt.record.data import CulpritEntry, Diverging, OutputCheck, Record
 from graphopt.record.terminal import headline
 
 _SCOPE = re.compile(r"^/?([A-Za-z_]\w*(?:\.\d+)?)(?:/|$)")
+_WORD = re.compile(r"(?:[^\s'\"]|'[^']*'|\"[^\"]*\")+")
+_LABEL = 11
 _MOST_NODES = 4
 _MOST_GROWING = 5
 _MOST_TIMES = 1e6
@@ -98,12 +101,13 @@ def _facts(culprit: CulpritEntry) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
-    for name, text in _lines(culprit):
+    for name, text in culprit_lines(culprit):
         table.add_row(f"  {name}", text)
     return table
 
 
-def _lines(culprit: CulpritEntry) -> Iterator[tuple[str, str]]:
+def culprit_lines(culprit: CulpritEntry) -> Iterator[tuple[str, str]]:
+    """What there is to say of a culprit, each with its name: where, what, proof, why."""
     places, evidence = culprit.places, culprit.evidence
     if places:
         sites = "1 site" if culprit.where == 1 else f"{culprit.where} sites"
@@ -189,7 +193,7 @@ def _summary(record: Record) -> Text:
     return Text(" · ".join(parts), style="dim")
 
 
-def _advice(record: Record, heal: str) -> Iterator[Text]:
+def _advice(record: Record, heal: str) -> Iterator[RenderableType]:
     """What to type next."""
     loading = [
         c.members[-1].component for c in record.culprits if c.members[-1].at_load and c.members[-1].component
@@ -208,5 +212,32 @@ def _advice(record: Record, heal: str) -> Iterator[Text]:
         script = f" · python {folder}/{SCRIPT}" if (Path(folder) / SCRIPT).exists() else ""
         lines.append(("report it", f"{folder}/issue.md{script}"))
     for name, text in lines:
-        line = Text(f"{name:<11}", style="dim")
-        yield line.append(text, style="not dim")
+        yield _Typed(name, text) if name == "ship it" else _labelled(name, text)
+
+
+def _labelled(name: str, text: str) -> RenderableType:
+    table = Table.grid(padding=(0, 0))
+    table.add_column(style="dim", width=_LABEL)
+    table.add_column(overflow="fold")
+    table.add_row(name, text)
+    return table
+
+
+@dataclass(frozen=True)
+class _Typed:
+    """A command that can be copied from the terminal: where it does not fit, the shell reads on."""
+
+    name: str
+    command: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        width = max(options.max_width - _LABEL - len(" \\"), 1)
+        lines = [""]
+        for word in _WORD.findall(self.command):
+            if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+                lines.append("")
+            lines[-1] = f"{lines[-1]} {word}".lstrip()
+        for number, line in enumerate(lines):
+            label = Text(f"{'' if number else self.name:<{_LABEL}}", style="dim")
+            more = " \\" if number < len(lines) - 1 else ""
+            yield label.append(f"{line}{more}", style="not dim")

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.inspection import FeedReport, Inspection
+from graphopt.inspection import FeedReport, Inspection, SetFeed
+from graphopt.record.dims import ShortDims
 from graphopt.record.terminal import size_text
 
 _LONGEST_VALUE = 60
@@ -21,6 +22,7 @@ def render(found: Inspection) -> RenderableType:
     """The whole of an inspection."""
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items())
     weights = ", ".join(f"{count} {dtype}" for dtype, count in found.weights.items())
+    short = ShortDims({dim.name for dim in found.feeds.dims})
     head = Text(Path(found.path).name, style="bold")
     facts = _rows(
         ("opset", opsets),
@@ -28,15 +30,18 @@ def render(found: Inspection) -> RenderableType:
         ("nodes", f"{found.nodes}" + (f", {found.functions} functions" if found.functions else "")),
         ("weights", f"{size_text(found.weight_bytes)}" + (f" in {weights} tensors" if weights else "")),
         ("ops", _ops(found.ops)),
-        *(("input", port) for port in found.inputs),
-        *(("output", port) for port in found.outputs),
+        *(("input", short.port(port)) for port in found.inputs),
+        *(("output", short.port(port)) for port in found.outputs),
     )
     parts: list[RenderableType] = [head, facts]
+    feeds = [*_feeds(found.feeds, short)]
+    if told := [*short.told()]:
+        parts.extend((_title("long dims"), _rows(*told)))
     if found.overridable:
         parts.append(_rows(("constant", f"{len(found.overridable)} initializers are inputs, too")))
     if found.metadata:
         parts.extend((_title("metadata"), _rows(*_shortened(found.metadata))))
-    parts.extend((_title("feeds"), *_feeds(found.feeds)))
+    parts.extend((_title("feeds"), *feeds))
     return Group(*parts)
 
 
@@ -69,19 +74,20 @@ def _shortened(metadata: Mapping[str, str]) -> Iterable[tuple[str, str]]:
         yield name, flat[:_LONGEST_VALUE] + more
 
 
-def _feeds(feeds: FeedReport) -> Iterable[RenderableType]:
+def _feeds(feeds: FeedReport, short: ShortDims) -> Iterable[RenderableType]:
     rows = [
-        (item.name, f"{item.type} {_shape(item.shape)}: {item.values} ({item.why})") for item in feeds.inputs
+        (item.name, f"{item.type} {_shape(item.shape, short)}: {item.values} ({item.why})")
+        for item in feeds.inputs
     ]
     for dim in feeds.dims:
         runs = f"runs with {_listed(dim.used)}" if dim.used else "no size of it runs"
         tried = f" of {_listed(dim.tried)}" if dim.tried != dim.used else ""
-        rows.append((f"dim {dim.name}", f"{runs}{tried} ({dim.why})"))
+        rows.append((f"dim {short.of(dim.name)}", f"{runs}{tried} ({dim.why})"))
     if feeds.sets:
         runs = f", {feeds.attempts} runs" if feeds.attempts else ""
         rows.append(("origin", f"{feeds.origin}{runs}"))
-        rows.extend(("sets", made.name) for made in feeds.sets)
-    rows.extend(("refused", _refusal(item)) for item in feeds.refused[:_MOST_REFUSED])
+        rows.extend(_sets(feeds.sets, short))
+    rows.extend(("refused", _refusal(item, short)) for item in feeds.refused[:_MOST_REFUSED])
     if rows:
         yield _rows(*rows)
     if feeds.error:
@@ -89,14 +95,26 @@ def _feeds(feeds: FeedReport) -> Iterable[RenderableType]:
     yield from (Text(f"note: {note}", style="dim") for note in feeds.notes)
 
 
-def _refusal(item: Mapping[str, object]) -> str:
+def _sets(sets: Iterable[SetFeed], short: ShortDims) -> Iterable[tuple[str, str]]:
+    """The sets, those of the same sizes together."""
+    names: dict[str, list[str]] = {}
+    for made in sets:
+        sizes = ", ".join(f"{short.of(name)}={size}" for name, size in made.dims.items())
+        bare = made.name.partition("[")[0] if made.dims and made.name.endswith("]") else made.name
+        names.setdefault(sizes, []).append(bare)
+    for sizes, group in names.items():
+        yield "sets", ", ".join(group) + (f" with {sizes}" if sizes else "")
+
+
+def _refusal(item: Mapping[str, object], short: ShortDims) -> str:
     sizes = item["sizes"]
-    shown = " ".join(f"{name}={size}" for name, size in sizes.items()) if isinstance(sizes, dict) else ""
+    named = sizes.items() if isinstance(sizes, dict) else ()
+    shown = " ".join(f"{short.of(str(name))}={size}" for name, size in named)
     return f"{shown}: {item['error']}" if shown else str(item["error"])
 
 
-def _shape(shape: list[int | str] | None) -> str:
-    return "of unknown rank" if shape is None else f"[{','.join(map(str, shape))}]"
+def _shape(shape: list[int | str] | None, short: ShortDims) -> str:
+    return "of unknown rank" if shape is None else f"[{','.join(map(short.of, shape))}]"
 
 
 def _listed(sizes: Iterable[int]) -> str:

@@ -19,6 +19,7 @@ from graphopt.record.data import (
     Record,
     ResultEntry,
 )
+from graphopt.record.dims import elided
 
 _STYLES: dict[str, str] = {
     "identical": "green",
@@ -51,7 +52,8 @@ def render(record: Record, *, show_all: bool = False) -> RenderableType:
     shown = [e for e in record.passes if show_all or e.status not in ("unchanged", "skipped")]
     if shown or (record.result is not None and not shown):
         parts.append(_table(record, shown))
-    parts.append(_hidden(record, shown))
+    if hidden := _hidden(record, shown):
+        parts.append(hidden)
     parts.extend(_notes(record))
     if record.result is not None:
         parts.append(Text())
@@ -78,7 +80,8 @@ def headline(record: Record) -> Text:
 
 
 def _few(inputs: list[str]) -> list[str]:
-    shown = [text.replace(" float", " ") if len(inputs) == 1 else text for text in inputs[:2]]
+    ports = map(elided, inputs[:2])
+    shown = [text.replace(" float", " ") if len(inputs) == 1 else text for text in ports]
     return [*shown, f"{len(inputs) - 2} more inputs"] if len(inputs) > 2 else shown
 
 
@@ -189,7 +192,7 @@ def _notes(record: Record) -> Iterable[Text]:
 
 def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", max_width=24, overflow="fold")
     table.add_column(overflow="fold")
     worst, reason = worst_output(record), _reason(record)
     if worst is not None and not reason.startswith(f"{worst.name}: "):

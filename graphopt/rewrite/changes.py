@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,8 @@ import msgspec
 import onnx_ir as ir
 
 from graphopt.rewrite.gate import Site
+
+_MOST_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,24 @@ class Declined:
         reason: A short, countable phrase without names: ``"the value is a graph output"``.
     """
 
+    reason: str
+
+
+class DeclinedPlace(msgspec.Struct, frozen=True):
+    """A place that a pass declined.
+
+    Attributes:
+        node: The name of the node, possibly empty; of an initializer, its own.
+        op: Its operator, with its domain unless that is the default one; ``initializer`` for one.
+        graph: The path of its graph.
+        value: The name of its first output.
+        reason: Why.
+    """
+
+    node: str
+    op: str
+    graph: str
+    value: str
     reason: str
 
 
@@ -215,3 +236,22 @@ class Diff:
         return bool(
             self.removed or self.added or self.modified or self.model or any(self.initializers.values())
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the counts, and the first lines of each kind."""
+        kinds = {
+            "removed": [f"{ref.op} {ref.name}" for ref in self.removed],
+            "added": [f"{ref.op} {ref.name}" for ref in self.added],
+            "modified": [f"{ref.op} {ref.name}: {'; '.join(what)}" for ref, what in self.modified],
+            "renamed": [f"{old} > {new}" for old, new in self.renamed],
+            **{f"initializers {kind}": list(names) for kind, names in self.initializers.items()},
+            "model": list(self.model),
+        }
+        rows = [_html_row(kind, lines) for kind, lines in kinds.items() if lines]
+        return f"<table>{''.join(rows)}</table>" if rows else "<p>no difference</p>"
+
+
+def _html_row(kind: str, lines: list[str]) -> str:
+    shown = "<br>".join(map(escape, lines[:_MOST_LINES]))
+    more = f"<br>and {len(lines) - _MOST_LINES} more" if len(lines) > _MOST_LINES else ""
+    return f"<tr><th>{len(lines)} {kind}</th><td>{shown}{more}</td></tr>"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError, NotConverged, PassError
 from graphopt.rewrite import facts
-from graphopt.rewrite.changes import Change, Declined
+from graphopt.rewrite.changes import Change, Declined, DeclinedPlace
 from graphopt.rewrite.gate import Gate, Site, SiteKey
 from graphopt.rewrite.passes import RewritePass
 from graphopt.rewrite.rewriter import Rewriter
@@ -19,6 +20,7 @@ from graphopt.rewrite.workspace import Scope, Workspace, scope_of
 
 _REWRITES_PER_NODE = 16
 _REWRITES_PER_ROOT = 1000
+_MOST_DECLINED = 200
 
 
 @dataclass(eq=False)
@@ -61,10 +63,12 @@ class Rewritten:
     Attributes:
         changes: One for each rewrite, in the order of application.
         declined: How many places were left alone, by reason.
+        declined_at: The first 200 of these places; `Driver.declined_places` gives all.
     """
 
     changes: tuple[Change, ...]
     declined: dict[str, int]
+    declined_at: tuple[DeclinedPlace, ...] = ()
 
 
 class _Worklist:
@@ -131,7 +135,16 @@ class Driver:
                     self._visit(place)
             self._drain(cap)
         reasons = (reason for place, reason in self._declined.items() if place.graph is not None)
-        return Rewritten(tuple(self._changes), dict(Counter(reasons)))
+        some = tuple(itertools.islice(self.declined_places(), _MOST_DECLINED))
+        return Rewritten(tuple(self._changes), dict(Counter(reasons)), some)
+
+    def declined_places(self) -> Iterator[DeclinedPlace]:
+        """The places that were left alone, in the order of the visits; good until the next pass."""
+        for place, reason in self._declined.items():
+            if place.graph is None:
+                continue
+            graph, value = scope_of(place.graph).path, self._root(place)
+            yield DeclinedPlace(place.name or "", _operator(place), graph, value, reason)
 
     def _drain(self, cap: int) -> None:
         while (node := self._worklist.pop()) is not None:
@@ -181,10 +194,8 @@ class Driver:
 
     def _apply(self, scope: Scope, match: Any, place: ir.Node | ir.Value) -> None:
         node = place if isinstance(place, ir.Node) else None
-        op = "initializer"
-        if node is not None:
-            op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        site = self._book.site(self._instance, scope, self._root(place), place.name or "", op)
+        root = self._root(place)
+        site = self._book.site(self._instance, scope, root, place.name or "", _operator(place))
         if not self._book.admit(site):
             return
         if site.key.count >= _REWRITES_PER_ROOT:
@@ -232,6 +243,12 @@ class Driver:
             pass_name=self._instance,
             site=str(last.key),
         )
+
+
+def _operator(place: ir.Node | ir.Value) -> str:
+    if not isinstance(place, ir.Node):
+        return "initializer"
+    return f"{place.domain}::{place.op_type}" if place.domain else place.op_type
 
 
 def _root_set(roots: Iterable[str]) -> set[tuple[str, str]] | None:

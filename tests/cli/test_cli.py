@@ -32,7 +32,7 @@ def test_run_writes_the_result_and_a_table(here: Path, capsys: pytest.CaptureFix
     assert "2 > 1" in output
     assert "identical" in output
     assert "wrote    m.opt.onnx" in output
-    assert all(len(line) <= 100 for line in output.splitlines())
+    assert all(len(line) <= 80 for line in output.splitlines())
     assert len(onnx.load("m.opt.onnx").graph.node) == 1
     assert (here / "m.onnx").read_bytes() == before
     record = json.loads((here / "r.json").read_text())
@@ -233,3 +233,33 @@ def test_help_is_quick_to_load_and_grouped() -> None:
     assert "LOADED []" in output
     for group in ("deploy", "debug", "authors", "other"):
         assert group in output
+
+
+def test_output_is_plain_and_80_wide_in_a_pipe(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for command in (["passes"], ["passes", "fold-conv-bn"], ["passes", "default"], ["doctor"]):
+        assert cli(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80, command
+        assert "\x1b" not in "".join(lines)
+        assert all(line == line.rstrip() for line in lines)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert cli(["passes"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
+def test_colours_are_as_asked(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    command = ["run", "m.onnx", "--dry-run", "--pipeline", "eliminate-identity"]
+    assert cli(command) == 0
+    assert "\x1b[32midentical" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli(command) == 0
+    assert "\x1b[32m" not in capsys.readouterr().out

@@ -47,7 +47,7 @@ def test_names_the_rewrite_with_its_proof(here: Path, capsys: pytest.CaptureFixt
     assert "CULPRIT 1 of 1  wrong-relu@b  wrong values, confirmed" in output
     assert "float64: algebra" in output
     assert "leave out  --skip wrong-relu@b" in output
-    assert all(len(line) <= 100 for line in output.splitlines())
+    assert all(len(line) <= 80 for line in output.splitlines())
     assert (here / "m.onnx").read_bytes() == before
     assert len(onnx.load("fault/before.onnx").graph.node) <= 2
     assert script(here / "fault") == 1

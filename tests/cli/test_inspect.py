@@ -61,7 +61,7 @@ def test_what_is_in_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -> N
         "Gather of table [5,2] at node look",
         "runs with 1, 2 (taken for a batch dim)",
         "MatMul columns demands it",
-        "1:wide[batch=2,seq=16,K=2]",
+        "1:wide, 3:sparse, 5:tiny with batch=2, seq=16, K=2",
     ):
         assert words in output
     assert all(len(line) <= 100 for line in output.splitlines())

@@ -12,7 +12,8 @@ import pytest
 
 from graphopt import BadInput, Declined, Gate, Model, Numerics, PassError, RewritePass, Rewriter, facts
 from graphopt.errors import NotConverged
-from graphopt.rewrite.driver import Rewritten, SiteBook, rewrite
+from graphopt.rewrite.changes import DeclinedPlace
+from graphopt.rewrite.driver import Driver, Rewritten, SiteBook, rewrite
 from graphopt.rewrite.workspace import Workspace
 from graphopt_passes.common_subexpression import CommonSubexpression
 from graphopt_passes.eliminate_dead import EliminateDead
@@ -236,6 +237,17 @@ class TestDeclined:
     def test_reasons_are_counted(self) -> None:
         _, done = run(Do(node=lambda node: Declined(f"it is {node.op_type}")), CHAIN)
         assert done.declined == {"it is Relu": 2, "it is Neg": 1}
+
+    def test_the_first_places_are_named_and_all_can_be_asked_for(self) -> None:
+        step = Do(node=lambda node: Declined("no"))
+        body = " ".join(f"v{n} = Abs(x)" for n in range(300))
+        space = Workspace(support.model(graph(f"{body} [last] y = Relu(x)")))
+        driver = Driver(step, "do", space, SiteBook(Gate()))
+        done = driver.run()
+        assert done.declined == {"no": 301}
+        assert len(done.declined_at) == 200
+        assert done.declined_at[0] == DeclinedPlace("", "Abs", "", "v0", "no")
+        assert [*driver.declined_places()][-1] == DeclinedPlace("last", "Relu", "", "y", "no")
 
     def test_a_place_that_is_rewritten_after_all_does_not_count(self) -> None:
         """Its reader is visited later and goes; then the place is asked again."""

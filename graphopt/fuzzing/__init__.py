@@ -1,0 +1,1 @@
+"""Attacks passes with generated and mutated models."""

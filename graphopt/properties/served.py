@@ -1,0 +1,108 @@
+"""The worker's side of `graphopt.properties.running`: runs a model that came as bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx.reference
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+from graphopt.messages import graph_protos
+from graphopt.numerics.runtime import SessionSpec, make
+from graphopt.numerics.served import run_values
+
+Engine = Literal["runtime", "reference"]
+_MOST_MODELS = 4
+# It trains where it should not, flattens what it should not, or sums over too few channels.
+_UNTRUE_BELOW = {"BatchNormalization": 14, "Hardmax": 13, "LRN": 1000}
+_models: OrderedDict[tuple[str, str], Any] = OrderedDict()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a model.
+
+    Attributes:
+        outputs: The outputs by name; None where it failed.
+        error: Why it failed.
+        lacks_kernel: Whether that is for lack of a kernel.
+    """
+
+    outputs: Mapping[str, Any] | None = None
+    error: str = ""
+    lacks_kernel: bool = False
+
+
+def evaluate(content: bytes, feeds: Sequence[Mapping[str, Any]], engine: Engine) -> list[Run]:
+    """Run a model on feeds.
+
+    Args:
+        content: The model.
+        feeds: What it is run on.
+        engine: ONNX Runtime without its optimizer, or onnx's reference evaluator.
+    """
+    try:
+        loaded = _loaded(content, engine)
+    except NoKernel as error:
+        return [Run(error=str(error), lacks_kernel=True)] * len(feeds)
+    except Exception as error:  # neither engine has a base class for what it raises
+        return [Run(error=f"{type(error).__name__}: {error}")] * len(feeds)
+    return [_run(loaded, feed) for feed in feeds]
+
+
+def _loaded(content: bytes, engine: Engine) -> Any:
+    key = (hashlib.sha256(content).hexdigest(), engine)
+    found = _models.pop(key, None)
+    if found is None:
+        while len(_models) >= _MOST_MODELS:
+            _models.popitem(last=False)
+        found = _make(content, engine)
+    _models[key] = found
+    return found
+
+
+def _make(content: bytes, engine: Engine) -> Any:
+    if engine == "reference":
+        model = onnx.ModelProto.FromString(content)
+        _refuse_untrue(model)
+        return onnx.reference.ReferenceEvaluator(model)
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        Path(file.name).write_bytes(content)
+        return make(SessionSpec(file.name, "disable", threads=1))
+
+
+def _refuse_untrue(model: onnx.ModelProto) -> None:
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    for graph in graph_protos(model.graph):
+        for node in graph.node:
+            if opset < _UNTRUE_BELOW.get(node.op_type, 0):
+                raise ValueError(f"onnx's reference evaluator computes {node.op_type} wrongly")
+
+
+def _run(loaded: Any, feed: Mapping[str, Any]) -> Run:
+    try:
+        if isinstance(loaded, onnx.reference.ReferenceEvaluator):
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                known = set(loaded.input_names)
+                values: Any = loaded.run(None, {name: value for name, value in feed.items() if name in known})
+            names = map(str, loaded.output_names)
+            return Run(dict(zip(names, map(_plain, values), strict=True)))
+        return Run(run_values(loaded, feed)[0])
+    except NoKernel as error:
+        return Run(error=str(error), lacks_kernel=True)
+    except Exception as error:  # see `evaluate`
+        return Run(error=f"{type(error).__name__}: {error}")
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | dict) else np.asarray(value)

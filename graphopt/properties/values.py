@@ -1,0 +1,224 @@
+"""Whether two models give the same, as strictly as a pass promises."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from graphopt.errors import BadInput
+from graphopt.model import Model
+from graphopt.numerics.feeding.feeds import FeedSet
+from graphopt.numerics.local.check import LocalChecker
+from graphopt.numerics.reference import coarsest
+from graphopt.numerics.runtime import SessionSpec
+from graphopt.pipeline.worker import Worker, pool
+from graphopt.properties.comparing import Difference, difference
+from graphopt.properties.faults import Fault, copied
+from graphopt.properties.feeding import EXACTING, ROUNDING, Fed, fed, find
+from graphopt.properties.running import Engine, Evaluator, Run
+from graphopt.rewrite.passes import Numerics, Signature
+
+_PLAIN_ROUNDING = 32
+"""Spacings of the type, as a share of the scale, that are taken for rounding without a closer look."""
+_TOLERANCE = 1e-4
+"""What may differ where neither float64 nor the reference can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What came of comparing two models.
+
+    Attributes:
+        fault: What differs.
+        feeds: What they were run on.
+        unfit: Why the first one could not be run.
+    """
+
+    fault: Fault | None = None
+    feeds: tuple[Fed, ...] = ()
+    unfit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The two models of a comparison, and how it is made.
+
+    Attributes:
+        before: The one that is right.
+        after: The other one.
+        changes: What passes changed of the signature.
+        engine: What runs them.
+        blurred: Whether the engine rounds where it likes.
+    """
+
+    before: onnx.ModelProto
+    after: onnx.ModelProto
+    changes: Sequence[Signature]
+    engine: Engine
+    blurred: bool
+
+
+class ValueCheck:
+    """Compares models.
+
+    Args:
+        numerics: How they may differ.
+        tolerance: What may differ, as a share of an output's largest magnitude, in place of what follows
+            from ``numerics``.
+        samples: How many feeds to find.
+        seed: What they start from.
+        closer: Whether to compute each changed place in float64 also where outputs look merely rounded.
+        worker: Gives the process that models run in.
+    """
+
+    def __init__(
+        self,
+        numerics: Numerics,
+        *,
+        tolerance: float | None = None,
+        samples: int = 4,
+        seed: int = 0,
+        closer: bool = False,
+        worker: Callable[[], Worker] = pool,
+    ) -> None:
+        self.numerics = numerics
+        self._tolerance = tolerance
+        self._samples = samples
+        self._seed = seed
+        self._closer = closer
+        self._worker = worker
+        self._evaluator = Evaluator(worker)
+
+    def compare(
+        self,
+        before: onnx.ModelProto,
+        after: onnx.ModelProto,
+        changes: Sequence[Signature] = (),
+        *,
+        feeds: Sequence[Mapping[str, Any]] | None = None,
+        dims: Mapping[str, int] | None = None,
+        sizes: Sequence[Mapping[str, int]] = (),
+    ) -> Values:
+        """Run both models on the same feeds.
+
+        Args:
+            before: The model that is right.
+            after: The other one.
+            changes: What passes declared that they change of the signature.
+            feeds: What to run them on; found if left out.
+            dims: Sizes of symbolic dims for feeds that are found.
+            sizes: Sizes of all symbolic dims to try first.
+        """
+        source = Model.from_proto(copied(before))
+        frozen = {name: size for change in changes for name, size in change.dims.items()}
+        unfit = ""
+        # ONNX Runtime computes 16-bit floats more widely than they are, and rounds where it likes.
+        engines: tuple[Engine, Engine] = ("runtime", "reference")
+        coarse = coarsest(source.ir) > 0
+        for engine in engines[::-1] if coarse else engines:
+            try:
+                found = self._feeds(source, before, engine, feeds, {**(dims or {}), **frozen}, sizes)
+            except BadInput as error:
+                unfit = unfit or str(error)
+                continue
+            pair = _Pair(before, after, changes, engine, coarse and engine == "runtime")
+            faults = (self._differs(pair, feed) for feed in found)
+            return Values(next((fault for fault in faults if fault is not None), None), tuple(found))
+        return Values(unfit=unfit)
+
+    def _feeds(
+        self,
+        source: Model,
+        model: onnx.ModelProto,
+        engine: Engine,
+        feeds: Sequence[Mapping[str, Any]] | None,
+        dims: Mapping[str, int],
+        sizes: Sequence[Mapping[str, int]],
+    ) -> list[Fed]:
+        def run(arrays: Mapping[str, Any]) -> Run:
+            return self._evaluator.run(model, [arrays], engine)[0]
+
+        if feeds is not None:
+            return fed(run, feeds)
+        kinds = EXACTING if self.numerics is Numerics.EXACT else ROUNDING
+        return find(
+            source, run, samples=self._samples, seed=self._seed, dims=dims, sizes=sizes, distributions=kinds
+        )
+
+    def _differs(self, pair: _Pair, feed: Fed) -> Fault | None:
+        mapped = _mapped(feed, pair.changes)
+        if mapped is None:
+            return None
+        (ran,) = self._evaluator.run(pair.after, [mapped.arrays], pair.engine)
+        if ran.outputs is None:
+            return Fault("does not run", f"the result does not run: {ran.error}", feed)
+        found = difference(mapped.outputs, ran.outputs)
+        if found is None:
+            return None
+        fault = Fault(found.effect, f"{found.text}, on the feed {feed.name}", feed)
+        if found.effect != "wrong values":
+            return fault
+        if self._tolerance is not None:
+            return fault if found.error > self._tolerance else None
+        if self.numerics is Numerics.EXACT:
+            return None if self._is_kernel(pair, feed, mapped, found) else fault
+        return self._rounded(pair, feed, found, fault) if self.numerics is Numerics.REASSOCIATES else None
+
+    def _is_kernel(self, pair: _Pair, feed: Fed, mapped: Fed, found: Difference) -> bool:
+        """Whether it is the runtime that computes one operator in several ways.
+
+        Which of its loops computes an element depends on the element's place in the buffer; and some of
+        its kernels turn an infinity into a number.
+        """
+        rounded = found.error <= _PLAIN_ROUNDING * found.grain
+        if pair.engine == "reference" or not (rounded or found.special):
+            return False
+        if pair.blurred:
+            return True
+        (old,) = self._evaluator.run(pair.before, [feed.arrays], "reference")
+        (new,) = self._evaluator.run(pair.after, [mapped.arrays], "reference")
+        if old.outputs is None or new.outputs is None:
+            return False
+        expected = _mapped(replace(feed, outputs=old.outputs), pair.changes)
+        return expected is not None and difference(expected.outputs, new.outputs) is None
+
+    def _rounded(self, pair: _Pair, feed: Fed, found: Difference, fault: Fault) -> Fault | None:
+        plain = found.error <= _PLAIN_ROUNDING * found.grain
+        if plain and not self._closer:
+            return None
+        if not pair.changes:
+            wrong, complete = self._locally(pair, feed)
+            if wrong:
+                return replace(fault, text=f"{fault.text}; {wrong}")
+            if complete:
+                return None
+        return None if plain or found.error <= _TOLERANCE else fault
+
+    def _locally(self, pair: _Pair, feed: Fed) -> tuple[str, bool]:
+        """What float64 says of the places that differ: what is wrong, and whether it could tell of all."""
+        with tempfile.TemporaryDirectory(prefix="graphopt-proof-") as folder:
+            before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+            before.write_bytes(pair.before.SerializeToString())
+            after.write_bytes(pair.after.SerializeToString())
+            feeds = [FeedSet(feed.name, 0, "data", {}, feed.arrays)]
+            checker = LocalChecker(self._worker, SessionSpec(str(before), "disable", threads=1), feeds)
+            report = checker.check(before, after)
+        return ("in float64 as well" if report.wrong else ""), report.complete
+
+
+def _mapped(feed: Fed, changes: Sequence[Signature]) -> Fed | None:
+    """The feed and the outputs as they must be after the signature has changed; None for no counterpart."""
+    for change in changes:
+        if change.feeds is not None:
+            arrays = change.feeds(feed.arrays)
+            if arrays is None:
+                return None
+            feed = replace(feed, arrays=arrays)
+        if change.outputs is not None:
+            feed = replace(feed, outputs=change.outputs(feed.outputs))
+    return feed

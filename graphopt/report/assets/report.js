@@ -1,0 +1,267 @@
+"use strict";
+// The list of changes, which is found in the page as deflated data; and what folds, unfolds and copies.
+(() => {
+  const { draw, html } = Drawing;
+  const KINDS = ["rewrite", "removed", "added", "modified", "declined"];
+  const FILTERS = [
+    ["", "everything"], ["k0", "rewrites"], ["k1", "removed by a tool"], ["k2", "added by a tool"],
+    ["k3", "modified by a tool"], ["k4", "declined"], ["vwrong", "wrong in float64"],
+    ["vclean", "right in float64"], ["vnot checked", "not checked by itself"],
+  ];
+  const SHOWN_AT_ONCE = 80;
+  const find = (id) => document.getElementById(id);
+  const tone = { clean: "good", wrong: "bad" };
+  const words = { clean: "right", wrong: "wrong", "not checked": "" };
+  let strings = [];
+  let passes = [];
+  let verdicts = [];
+  let changes = [];
+
+  async function inflate(text) {
+    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return JSON.parse(await new Response(stream).text());
+  }
+
+  const node = ([name, op, inputs, outputs, attributes]) => ({
+    name: strings[name], op: strings[op], inputs: inputs.map((at) => strings[at]),
+    outputs: pairs(outputs), attributes: pairs(attributes),
+  });
+  const pairs = (list) => list.map(([first, second]) => [strings[first], strings[second]]);
+
+  class Change {
+    constructor(row, place) {
+      const [pass, kind, name, op, graph, reason, key, index, verdict, error] = row;
+      Object.assign(this, { place, pass, kind, error, index, row });
+      this.node = strings[name];
+      this.op = strings[op];
+      this.graph = strings[graph];
+      this.reason = strings[reason];
+      this.key = kind === 0 ? strings[key] : "";
+      this.verdict = kind === 0 ? strings[verdict] : "";
+    }
+
+    get picture() {
+      const packed = this.kind === 0 ? this.row[10] : 0;
+      if (!packed || this.row.length > 11) return null;
+      const [before, after, replaced, renamed, constants, cut] = packed;
+      return {
+        before: before.map(node), after: after.map(node), replaced: pairs(replaced), renamed: pairs(renamed),
+        constants: new Map(pairs(constants)), cut,
+      };
+    }
+
+    // Names of the nodes that went and came, or their operators where a drawing has them.
+    sides(which) {
+      const field = this.row[10];
+      if (!field) return [[], []];
+      if (this.row.length > 11) return field.map((side) => side.map((at) => strings[at]));
+      return [field[0], field[1]].map((side) => side.map((packed) => strings[packed[which]]));
+    }
+
+    get title() {
+      if (this.kind !== 0) return `${KINDS[this.kind]} ${this.op}`;
+      if (this.row.length > 11) return this.op;
+      const [before, after] = this.sides(1).map((side) => side.map((op) => op.split("::").pop()));
+      const text = (side) => side.slice(0, 3).join(" + ") + (side.length > 3 ? " + …" : "");
+      if (!after.length) return `${text(before)} removed`;
+      return before.length ? `${text(before)} → ${text(after)}` : `${text(after)} added`;
+    }
+
+    get text() {
+      if (this.cached === undefined) {
+        const parts = [passes[this.pass], this.op, this.node, this.key, this.graph, this.reason];
+        if (this.kind === 0) parts.push(...this.sides(0).flat(), this.title);
+        this.cached = parts.join("\n").toLowerCase();
+      }
+      return this.cached;
+    }
+  }
+
+  function body(change) {
+    const content = html("div", "body");
+    const facts = html("dl", "facts");
+    const fact = (name, ...value) => facts.append(html("div", "", html("dt", "", name), html("dd", "", ...value)));
+    const code = (text) => {
+      const button = html("button", "copy", "copy");
+      button.type = "button";
+      return html("span", "code", html("code", "", text), button);
+    };
+    if (change.kind === 0) {
+      const picture = change.picture;
+      if (picture) content.append(draw(picture));
+      else {
+        const [before, after] = change.sides(0);
+        fact("removed", html("span", "name", before.join(", ") || "nothing"));
+        fact("added", html("span", "name", after.join(", ") || "nothing"));
+        fact("drawing", "left out, as there are so many rewrites; a diagnosis or a smaller run has it");
+      }
+      const said = words[change.verdict] || "not checked by itself";
+      const same = !words[change.verdict] && !change.reason && verdicts[change.pass] === "identical";
+      const times = change.error === null ? "" : `: ${change.error} of what rounding explains there (over 1 is wrong)`;
+      fact("in float64", html("span", `verdict ${tone[change.verdict] || "none"}`, said), times,
+        change.reason ? `; ${change.reason}` : same ? ": after the whole pass, the outputs are bit for bit the same" : "");
+      fact("key", code(change.key));
+      fact("to leave it out", code(`--skip ${quoted(change.key)}`));
+    } else if (change.kind === 4) {
+      fact("why it was declined", change.reason);
+    } else {
+      fact("what", `${KINDS[change.kind]} by ${passes[change.pass]}, which changes the whole model at once`);
+    }
+    if (change.node) fact("node", html("span", "name", change.node));
+    if (change.graph) fact("graph", html("span", "name", change.graph));
+    content.append(facts);
+    return content;
+  }
+
+  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
+
+  function line(change) {
+    const row = html("details", "row");
+    const name = html("span", "name", html("bdi", "", change.node || change.key));
+    name.title = change.node || change.key;
+    const summary = html("summary", "", html("span", "no", change.kind === 0 ? String(change.index) : ""),
+      html("span", "by", passes[change.pass]), html("span", "to", change.title), name);
+    const said = words[change.verdict];
+    summary.append(html("span", said ? `verdict ${tone[change.verdict]}` : "", said || ""));
+    row.append(summary);
+    row.addEventListener("toggle", () => {
+      if (row.open && row.children.length === 1) row.append(body(change));
+    });
+    return row;
+  }
+
+  function listing() {
+    const list = find("list");
+    const count = find("count");
+    const controls = { search: find("search"), pass: find("by-pass"), op: find("by-op"), kind: find("by-kind") };
+    let found = [];
+    let shown = 0;
+
+    const more = () => {
+      const end = Math.min(found.length, shown + SHOWN_AT_ONCE);
+      const part = document.createDocumentFragment();
+      for (; shown < end; shown += 1) part.append(line(found[shown]));
+      list.append(part);
+      button.hidden = shown >= found.length;
+      button.textContent = `Show more (${(found.length - shown).toLocaleString("en")} left)`;
+    };
+    const button = html("button", "more");
+    button.type = "button";
+    button.addEventListener("click", more);
+    list.after(html("p", "", button));
+    new IntersectionObserver((entries) => {
+      if (entries.some((entry) => entry.isIntersecting) && !button.hidden) more();
+    }, { rootMargin: "600px" }).observe(button);
+
+    const update = () => {
+      const terms = controls.search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const { value: pass } = controls.pass;
+      const { value: op } = controls.op;
+      const { value: kind } = controls.kind;
+      found = changes.filter((change) =>
+        (pass === "" || change.pass === Number(pass)) && (op === "" || change.op === op) &&
+        (kind === "" || (kind[0] === "k" ? change.kind === Number(kind[1]) : change.verdict === kind.slice(1))) &&
+        terms.every((term) => change.text.includes(term)));
+      const all = changes.length.toLocaleString("en");
+      count.textContent = found.length === changes.length ? `${all} changes` : `${found.length.toLocaleString("en")} of ${all} changes`;
+      shown = 0;
+      list.replaceChildren();
+      more();
+    };
+    let timer = 0;
+    controls.search.addEventListener("input", () => {
+      clearTimeout(timer);
+      timer = setTimeout(update, 90);
+    });
+    for (const select of [controls.pass, controls.op, controls.kind]) select.addEventListener("change", update);
+    choices(controls.pass, "all passes", tally(changes.map((c) => c.pass)).map(([at, n]) => [at, `${passes[at]} (${n})`]));
+    choices(controls.op, "all operators", tally(changes.map((c) => c.op)).sort((a, b) => b[1] - a[1]).map(([op, n]) => [op, `${op} (${n})`]));
+    const has = new Set(changes.flatMap((c) => [`k${c.kind}`, `v${c.verdict}`]));
+    choices(controls.kind, FILTERS[0][1], FILTERS.slice(1).filter(([value]) => has.has(value)));
+    document.querySelector(".filters").hidden = false;
+    update();
+    return { controls, update };
+  }
+
+  const tally = (values) => {
+    const counts = new Map();
+    for (const value of values) counts.set(value, (counts.get(value) || 0) + 1);
+    return [...counts];
+  };
+
+  function choices(select, all, options) {
+    select.replaceChildren(new Option(all, ""), ...options.map(([value, text]) => new Option(text, value)));
+  }
+
+  function culprits() {
+    for (const place of document.querySelectorAll(".sites")) {
+      const keys = new Set(JSON.parse(place.dataset.keys));
+      for (const change of changes) {
+        if (keys.has(change.key) && change.picture) place.append(draw(change.picture));
+      }
+    }
+  }
+
+  function behave() {
+    document.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (!button) return;
+      const { unfold, unfoldOps, showPass } = button.dataset;
+      if (unfold || unfoldOps) {
+        document.querySelector(unfold ? "table.passes" : "table.ops").classList.remove("fold");
+        button.parentElement.remove();
+      } else if (showPass && list) {
+        list.controls.pass.value = showPass;
+        list.controls.search.value = list.controls.op.value = list.controls.kind.value = "";
+        list.update();
+        find("changes").scrollIntoView();
+      } else if (button.classList.contains("copy")) copy(button);
+    });
+    const follow = () => {
+      const target = location.hash && find(decodeURIComponent(location.hash.slice(1)));
+      if (target && target.tagName === "DETAILS") target.open = true;
+    };
+    addEventListener("hashchange", follow);
+    follow();
+    addEventListener("beforeprint", () => {
+      for (const card of document.querySelectorAll("details.card")) card.open = true;
+    });
+    addEventListener("keydown", (event) => {
+      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName);
+      if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || !list) return;
+      event.preventDefault();
+      list.controls.search.focus();
+    });
+  }
+
+  async function copy(button) {
+    const code = button.parentElement.querySelector("code");
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      button.textContent = "copied";
+    } catch {
+      // A page that was opened as a file may not write there: leave it selected for the reader to copy.
+      getSelection().selectAllChildren(code);
+      button.textContent = "selected";
+    }
+    setTimeout(() => { button.textContent = "copy"; }, 1500);
+  }
+
+  let list = null;
+  behave();
+  const data = find("data");
+  if (!data) return;
+  if (typeof DecompressionStream === "undefined") {
+    find("count").textContent = "The list of changes needs a browser of 2023 or later.";
+    return;
+  }
+  inflate(data.textContent).then((content) => {
+    [passes, verdicts] = [0, 1].map((at) => JSON.parse(find("instances").textContent).map((both) => both[at]));
+    strings = content.strings;
+    changes = content.rows.map((row, place) => new Change(row, place));
+    list = listing();
+    culprits();
+    document.documentElement.dataset.ready = "yes";
+  });
+})();

@@ -1,0 +1,162 @@
+"""A record as one HTML file that needs nothing else: no network, no server, no other file."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+from graphopt.record.data import CulpritEntry, NodeChanges, PassEntry, Record, SiteEntry
+from graphopt.record.diagnosed import culprit_lines
+from graphopt.record.terminal import describe
+from graphopt.report import headline as heads
+from graphopt.report.packing import pack
+from graphopt.report.scale import figure, seconds
+from graphopt.report.tables import MOST_OPS, drift_of, facts, histogram, options_text, pass_plot
+from graphopt.report.tiles import tiles
+from graphopt.storage import write_text
+
+_ASSETS = Path(__file__).parent / "assets"
+_SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
+_LONGEST_NOTE = 2000
+_MOST_NOTES = 40
+_MOST_OUTPUTS = 60
+_MOST_WRONG = 5
+_SHOWN_APART = ("where", "why", "starts", "grows")
+
+
+def write_html(record: Record, path: Path, command: str = "") -> None:
+    """Write a record as HTML, all of it or nothing.
+
+    Args:
+        record: What to show.
+        path: The file.
+        command: What was typed to come to this; one that does the same is made up if left out.
+
+    Raises:
+        BadInput: The file cannot be written.
+    """
+    write_text(path, render(record, path, command))
+
+
+def render(record: Record, path: Path = Path("report.html"), command: str = "") -> str:
+    """The text of the page.
+
+    Args:
+        record: What to show.
+        path: Where it will be, for links to what lies beside it.
+        command: What was typed to come to this.
+    """
+    # Here, as a run without a report needs none of it.
+    import jinja2
+    import markupsafe
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("graphopt.report"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+    )
+    environment.filters.update(number=figure, seconds=seconds, tone=_tone, short=_short)
+    scripts = [markupsafe.Markup(_asset(name)) for name in ("dagre.min.js", "drawing.js", "report.js")]
+    style = markupsafe.Markup(_asset("report.css"))
+    return environment.get_template("report.html.jinja").render(
+        _context(record, path, command), scripts=scripts, style=style
+    )
+
+
+def _asset(name: str) -> str:
+    return _SOURCE_MAP.sub("", (_ASSETS / name).read_text(encoding="utf-8"))
+
+
+def _context(record: Record, path: Path, command: str) -> dict[str, Any]:
+    name = Path(record.source.path).name if record.source.path else "model"
+    return {
+        "record": record,
+        "name": name,
+        "head": heads.headline(record),
+        "tiles": tiles(record),
+        "plot": pass_plot(record),
+        "culprits": [_culprit(culprit, path) for culprit in record.culprits],
+        "wrong": _wrong(record),
+        "left_out": record.diagnosis is None and record.culprits,
+        "unchecked": list(heads.unchecked(record)),
+        "command": command or heads.command_of(record),
+        "histogram": histogram(record),
+        "most_ops": MOST_OPS,
+        "facts": facts(record),
+        "details": [_detail(index, entry) for index, entry in enumerate(record.passes)],
+        "loaded": record.result.as_loaded.outputs[:_MOST_OUTPUTS] if record.result is not None else [],
+        "packed": pack(record),
+        "instances": [[e.instance or e.name, e.check.verdict if e.check else ""] for e in record.passes],
+        "describe": describe,
+        "notes": [_short(note) for note in record.notes[:_MOST_NOTES]],
+        "load": _loading(record),
+    }
+
+
+def _tone(word: str) -> str:
+    return heads.TONES.get(word, "none")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_NOTE else f"{text[:_LONGEST_NOTE]} ... ({len(text)} characters)"
+
+
+def _culprit(culprit: CulpritEntry, path: Path) -> dict[str, Any]:
+    wrong = culprit.check.outputs if culprit.check is not None else []
+    return {
+        "entry": culprit,
+        "title": heads.members(culprit),
+        "sites": [member.site for member in culprit.members if member.site],
+        "at_load": any(member.at_load for member in culprit.members),
+        "lines": [(name, text) for name, text in culprit_lines(culprit) if name not in _SHOWN_APART],
+        "sentence": culprit.evidence.sentence or culprit.reason,
+        "drift": drift_of(culprit.evidence.drift),
+        "outputs": [output for output in wrong if output.verdict == "broken"][:_MOST_OUTPUTS],
+        "repro": heads.link(f"{culprit.repro}/issue.md", path) if culprit.repro else "",
+    }
+
+
+def _detail(index: int, entry: PassEntry) -> dict[str, Any]:
+    outputs = entry.check.outputs if entry.check is not None else []
+    return {
+        "index": index,
+        "entry": entry,
+        "ops": sorted(entry.ops.items(), key=lambda item: (item[1], item[0])),
+        "declined": sorted(entry.declined.items(), key=lambda item: -item[1]),
+        "options": options_text(entry.options),
+        "same": entry.check is not None and entry.check.verdict == "identical",
+        "changes": bool(entry.sites or entry.declined_at or entry.nodes != NodeChanges()),
+        "outputs": outputs[:_MOST_OUTPUTS],
+        "more_outputs": max(0, len(outputs) - _MOST_OUTPUTS),
+        "notes": [_short(note) for note in entry.notes[:_MOST_NOTES]],
+        "idle": entry.status in ("unchanged", "skipped")
+        and not (entry.declined or entry.notes or entry.error),
+    }
+
+
+def _wrong(record: Record) -> list[SiteEntry]:
+    """Rewrites that are wrong by themselves, where no diagnosis has named them."""
+    if record.culprits:
+        return []
+    found = (site for entry in record.passes for site in entry.sites if site.local.verdict == "wrong")
+    return list(itertools.islice(found, _MOST_WRONG))
+
+
+def _loading(record: Record) -> str:
+    """How to load the result in Python; empty where there is nothing to load."""
+    result = record.result
+    if result is None:
+        return ""
+    path = result.path or "RESULT.onnx"
+    lines = ["import onnxruntime as ort"]
+    if result.session_config:
+        lines.append("options = ort.SessionOptions()")
+        lines += [f"options.add_session_config_entry({k!r}, {v!r})" for k, v in result.session_config.items()]
+        lines.append(f"session = ort.InferenceSession({path!r}, options)")
+    else:
+        lines.append(f"session = ort.InferenceSession({path!r})")
+    return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""The changes of a run as compact data for the page: every string once, rows of numbers.
+
+The page lists what passes rewrote, what tools removed, added and modified, and what was declined. A report
+stays small however many there are: if need be, it keeps the drawings of fewer, then fewer rows, of each pass
+its first ones, and says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgspec
+
+from graphopt.record.data import NodePicture, PassEntry, Picture, Record, SiteEntry
+
+MOST_BYTES = 2_200_000
+"""So many characters of packed data a report has at most."""
+MOST_ROWS = 60_000
+_LEVEL = 6
+_SLACK = 0.9
+_MOST_NAMES = 20
+
+Row: TypeAlias = "list[Any]"
+_REWRITE, _REMOVED, _DECLINED = 0, 1, 4
+
+
+class Strings:
+    """A table of strings: each is kept once and named by its place."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        """The place of a string."""
+        return self._places.setdefault(text, len(self._places))
+
+    def all(self) -> list[str]:
+        """The strings in order."""
+        return list(self._places)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Packed changes.
+
+    Attributes:
+        data: The text for the page: base64 of deflated JSON.
+        rows: How many changes there are to look at.
+        of: How many there were.
+        drawn: How many rewrites can be drawn.
+        rewrites: How many rewrites there were.
+    """
+
+    data: str
+    rows: int
+    of: int
+    drawn: int
+    rewrites: int
+
+
+def pack(record: Record, most_bytes: int = MOST_BYTES) -> Packed:
+    """Pack the changes of a run, no larger than ``most_bytes``."""
+    sizes = [_count(entry) for entry in record.passes]
+    rows = _largest_share(sizes, MOST_ROWS)
+    drawn = max((len(entry.sites) for entry in record.passes), default=0)
+    while True:
+        packed = _packed(record, rows, drawn, sum(sizes))
+        excess = len(packed.data) / most_bytes
+        if excess <= 1 or rows == 0:
+            return packed
+        # Drawings take most of the room, and a row without one still says what was done where.
+        if packed.drawn > packed.rows // 10:
+            drawn = min(drawn - 1, int(min(drawn, rows) * _SLACK / excess))
+        else:
+            drawn, rows = 0, min(rows - 1, int(rows * _SLACK / excess))
+
+
+def _count(entry: PassEntry) -> int:
+    return sum(1 for _ in _changes(entry))
+
+
+def _largest_share(sizes: list[int], most: int) -> int:
+    """How many rows of each pass may be kept so that there are no more than ``most``."""
+    low, high = 0, max(sizes, default=0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(min(size, middle) for size in sizes) <= most:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _packed(record: Record, most_rows: int, most_drawn: int, total: int) -> Packed:
+    strings, rows, drawn = Strings(), list[Row](), 0
+    for number, entry in enumerate(record.passes):
+        for place, (kind, change) in enumerate(_changes(entry)):
+            wanted = isinstance(change, SiteEntry) and change.local.verdict == "wrong"
+            if place >= most_rows and not wanted:
+                continue
+            row = _row(strings, number, kind, change, draw=place < most_drawn or wanted)
+            drawn += kind == _REWRITE and bool(row[-1])
+            rows.append(row)
+    content = msgspec.json.encode({"strings": strings.all(), "rows": rows})
+    text = base64.b64encode(zlib.compress(content, _LEVEL)).decode()
+    return Packed(text, len(rows), total, drawn, sum(len(entry.sites) for entry in record.passes))
+
+
+def _changes(entry: PassEntry) -> Iterator[tuple[int, Any]]:
+    """What a pass did, each with its kind: its rewrites, or what a tool removed, added and modified."""
+    yield from ((_REWRITE, site) for site in entry.sites)
+    if not entry.sites:
+        sides: tuple[Iterable[Any], ...] = (entry.nodes.removed, entry.nodes.added, entry.nodes.modified)
+        for kind, nodes in enumerate(sides, _REMOVED):
+            yield from ((kind, node) for node in nodes)
+    yield from ((_DECLINED, place) for place in entry.declined_at)
+
+
+def _row(strings: Strings, number: int, kind: int, change: Any, *, draw: bool) -> Row:
+    if kind != _REWRITE:
+        name = getattr(change, "name", None)
+        reason = getattr(change, "reason", "")
+        return [number, kind, strings(change.node if name is None else name), strings(change.op),
+                strings(change.graph), strings(reason)]  # fmt: skip
+    site: SiteEntry = change
+    local = site.local
+    error = None if local.error is None else float(f"{local.error:.3g}")
+    head = [number, kind, strings(site.node), strings(site.op), strings(site.graph), strings(local.reason)]
+    head += [strings(site.key), site.index, strings(local.verdict), error]
+    if draw and site.picture is not None:
+        return [*head, _picture(strings, site.picture)]
+    return [*head, [[strings(name) for name in side[:_MOST_NAMES]] for side in (site.removed, site.added)], 0]
+
+
+def _picture(strings: Strings, picture: Picture) -> Row:
+    return [
+        [_node(strings, node) for node in picture.before],
+        [_node(strings, node) for node in picture.after],
+        [[strings(old), strings(new)] for old, new in picture.replaced],
+        [[strings(old), strings(new)] for old, new in picture.renamed],
+        [[strings(name), strings(text)] for name, text in picture.constants.items()],
+        picture.cut,
+    ]
+
+
+def _node(strings: Strings, node: NodePicture) -> Row:
+    return [
+        strings(node.name),
+        strings(node.op),
+        [strings(name) for name in node.inputs],
+        [[strings(name), strings(text)] for name, text in node.outputs.items()],
+        [[strings(name), strings(text)] for name, text in node.attributes.items()],
+    ]
