@@ -36,9 +36,11 @@ import onnx.parser
 
 import graphopt
 from graphopt.api import diagnose
+from graphopt.pipeline.opaque import Toolbox, components_of
 from graphopt.record.data import Member
 from graphopt.rewrite.passes import Pass
 from graphopt.rewrite.workspace import Workspace
+from graphopt_passes.ort import Ort
 from graphopt_passes.pipelines import PORTABLE
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -416,10 +418,11 @@ def installed(fault: RealFault) -> bool:
 def real(kind: str, fault: RealFault, model: str, source: Source) -> Planting:
     """A fault of a real optimizer, planted by nobody."""
     truth = frozenset(frozenset(f"{fault.tool}/{name}" for name in names) for names in fault.culprits)
-    steps: Steps | None = [_TOOLS.get(fault.tool, fault.tool)]
+    title = f"{model} ({fault.tool}: {fault.name})"
     if fault.tool == "ort":
-        steps = None
-    return Planting(kind, f"{model} ({fault.tool}: {fault.name})", source, steps, truth)
+        # The record of a plain session does not list all parts that took effect.
+        return Planting(kind, title, source, None, truth, units=len(components_of(Ort(), Toolbox())))
+    return Planting(kind, title, source, [_TOOLS.get(fault.tool, fault.tool)], truth)
 
 
 def grafted(fault: RealFault, rng: Random, field: Field) -> tuple[Planting | None, int]:

@@ -1,8 +1,7 @@
 """Writes what is generated: the references of passes, commands and record, its schema, the README's pictures.
 
-python docs/generate.py
-python docs/generate.py --picture MODEL                          graphopt run on it
-python docs/generate.py --picture MODEL PIPELINE PLUGIN.py       graphopt diagnose on it
+``--picture MODEL`` draws ``graphopt run`` on a model, ``--picture MODEL PIPELINE PLUGIN.py`` draws
+``graphopt diagnose``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from graphopt.diagnosis.describe import Case, Describer, is_innocent
+from graphopt.diagnosis.describe import Case, Describer, brief_entry, is_innocent
 from graphopt.diagnosis.repro import write_repro
 from graphopt.diagnosis.stages import Found, Stages
 from graphopt.numerics.trial import Look
@@ -15,6 +15,7 @@ from graphopt.pipeline.pictures import record_pictures
 from graphopt.record.data import CulpritEntry, Member, Record, Verdict
 
 Outcome: TypeAlias = Literal["right", "culprits", "unexplained", "undecided"]
+_MOST_DESCRIBED = 4
 _RIGHT: tuple[Verdict, ...] = ("identical", "rounding", "within tolerance", "not checked")
 
 
@@ -101,13 +102,17 @@ def _told(found: Found, look: Look, stages: Stages, record: Record, folder: Path
     guilty: list[Case] = []
     with Describer(stages.checker, stages.tools.worker, stages.tell) as describer:
         for culprit, trials in found.culprits:
-            case = describer.describe(culprit, trials)
+            if len(guilty) < _MOST_DESCRIBED:
+                case = describer.describe(culprit, trials)
+            else:
+                case = Case(brief_entry(culprit, trials), culprit, trials)
+                case.entry.notes.append("not looked at closer, as there are so many culprits")
             on = frozenset(culprit.needs) | frozenset(culprit.members)
             if any(case.entry.members == other.entry.members for other in guilty):
                 continue  # the same with other needs
             (innocent if is_innocent(case.entry, trials.only_trial(on).look) else guilty).append(case)
         if folder is not None:
-            for number, case in enumerate(guilty, 1):
+            for number, case in enumerate(guilty[:_MOST_DESCRIBED], 1):
                 place = folder if len(guilty) == 1 else folder / f"{number}"
                 stages.tell(f"the smallest model that shows {' with '.join(map(str, case.entry.members))}")
                 write_repro(case, stages, record, place)

@@ -20,6 +20,8 @@ from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass
 
 Tell = Callable[[str], None]
 _LIMIT_AFTER_HANG = 60.0
+_MANY = 8
+"""Wrong sites of a pass above which it is no use to tell them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +242,23 @@ class PipelineTrials:
         step = self._steps.get(failure.instance)
         if isinstance(failure.error, ToolFailed) and isinstance(step, OpaquePass):
             yield from (Part(failure.instance, name) for name in step.suspects(failure.error.output))
-        keys = {
-            str(change.site.key): change.site.key
-            for change in trial.outcome.changes.get(failure.instance, ())
-        }
-        sites = [site for site in trial.outcome.entries[-1].sites if site.local.verdict == "wrong"]
-        for site in sorted(sites, key=lambda site: -(site.local.error or 0.0)):
-            yield keys[site.key]
+        yield from _wrong_sites(trial.outcome, failure.instance)
+
+
+def _wrong_sites(outcome: Outcome, instance: str) -> Iterator[Unit]:
+    """What of the failed pass is wrong by itself in float64, the worst first.
+
+    Where that is all that it did, in many places, the pass as such is suspected.
+    """
+    keys = {str(change.site.key): change.site.key for change in outcome.changes.get(instance, ())}
+    sites = outcome.entries[-1].sites
+    wrong = [site for site in sites if site.local.verdict == "wrong"]
+    # Sites that share one place have one error: of these, some may be right.
+    apart = len({site.local.error for site in wrong})
+    if len(wrong) == len(sites) and apart > max(_MANY, len(sites) // 2):
+        yield Part(instance)
+    for site in sorted(wrong, key=lambda site: -(site.local.error or 0.0)):
+        yield keys[site.key]
 
 
 def described(on: frozenset[Unit]) -> str:

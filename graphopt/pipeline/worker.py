@@ -144,6 +144,8 @@ class Worker:
         key = secrets.token_bytes(32)
         environment = {**os.environ, "GRAPHOPT_WORKER_KEY": key.hex()}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        # A folder of the name of a package in the working directory is not that package.
+        environment["PYTHONSAFEPATH"] = "1"
         with Listener(authkey=key) as listener:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "graphopt.pipeline.child", str(listener.address), output],

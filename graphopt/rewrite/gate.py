@@ -131,6 +131,7 @@ class Gate:
         limit: At most this many rewrites are applied in the whole run; None for no limit.
         only: What may run, of all that the rest lets run; None for everything. A pass that changes the
             whole model runs if any `Part` of it is in here, with all its other components switched off.
+            A `Part` without component lets all rewrites of a rewriting pass run.
     """
 
     skips: frozenset[Skip] = field(default_factory=frozenset[Skip])
@@ -157,13 +158,17 @@ class Gate:
             return False
         if self.denied and site.key in self.denied:
             return False
-        if self.only is not None and site.key not in self.only:
+        if self.only is not None and site.key not in self.only and site.key.instance not in self._wholes:
             return False
         return not self.skips or not any(skip.names_site(site) for skip in self.skips)
 
     @functools.cached_property
     def _instances(self) -> frozenset[str]:
         return frozenset(unit.instance for unit in self.only or ())
+
+    @functools.cached_property
+    def _wholes(self) -> frozenset[str]:
+        return frozenset(u.instance for u in self.only or () if isinstance(u, Part) and not u.component)
 
     def disabled(self, instance: str, known: Callable[[], frozenset[str]]) -> frozenset[str]:
         """The components of the opaque pass ``instance`` that must be switched off.

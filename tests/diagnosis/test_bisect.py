@@ -203,3 +203,28 @@ def test_sets_that_share_no_unit_are_all_found_in_few_trials(world: World) -> No
     units = sum(len(culprit.members) + len(culprit.needs) for culprit in found.culprits)
     halving = math.log2(world.units) + 1
     assert found.trials <= 2 * units * halving + 6 + 2 * len(found.culprits)
+
+
+def test_suspects_that_fail_alone_are_taken_together() -> None:
+    guilty = (3, 50, 70, 90)
+    world = World(100, [frozenset({unit}) for unit in guilty], hints=guilty)
+    found = search(world)
+    assert members(found.culprits) == {frozenset({unit}) for unit in guilty}
+    assert found.trials == 3 + len(guilty)
+
+
+def test_suspect_that_stands_for_many_is_one_culprit() -> None:
+    class Grouped(World):
+        """Unit 100 stands for all others."""
+
+        def without(self, off: frozenset[int]) -> Ran[int]:
+            gone = frozenset(range(100)) if 100 in off else off
+            return Ran(bool(frozenset(range(100)) - gone), tuple(range(100)), self.hints)
+
+        def only(self, on: frozenset[int]) -> bool:
+            return bool(on)
+
+    found = search(Grouped(100, [], hints=(100, *range(100))))
+    assert found.culprits == (Culprit((100,)),)
+    assert found.clean
+    assert found.trials == 4
