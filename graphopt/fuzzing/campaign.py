@@ -25,6 +25,7 @@ from graphopt.properties.applying import Applied
 from graphopt.properties.faults import Fault
 from graphopt.properties.holding import Proof, Prover
 from graphopt.properties.wording import feed_text, model_text
+from graphopt.rewrite.passes import OpaquePass
 
 _SHRINK_SECONDS = 60.0
 _SMALL = 200
@@ -158,7 +159,9 @@ class _Attack:
     ) -> None:
         self._options = options
         self._tell = tell
-        self._prover = Prover(pipeline, seed=options.seed, tools=tools)
+        # A tool does not promise that it finds nothing more to do.
+        tool = any(isinstance(item.step, OpaquePass) for item in pipeline.steps())
+        self._prover = Prover(pipeline, seed=options.seed, tools=tools, idempotent=not tool)
         self._generator = Generator(pipeline, options.seed)
         self._given = [(path, _typed(path)) for path in options.models]
         self._done = Campaign(foreign=self._generator.hints.foreign)

@@ -70,7 +70,7 @@ def operand(
         shapes += [(1, *x.shape), (*x.shape[:-1], 1)]
     shape: tuple[int, ...] = draft.pick(shapes)
     if neutral is not None and draft.chance(0.35):
-        return draft.constant(np.full(shape, neutral), x.dtype)
+        return draft.constant(np.full(shape, neutral).astype(x.dtype))
     return draft.constant(numbers(draft, x.dtype, shape, positive=positive))
 
 
@@ -81,17 +81,20 @@ def numbers(draft: Draft, dtype: DType, shape: Sequence[int], *, positive: bool 
     number = draft.number()
     if positive:
         number = max(1.0, abs(number))
-        return np.full(shape, number if dtype.kind == "f" else int(number), dtype)
-    if draft.chance(0.5):
-        limited = number if dtype.kind == "f" else max(int(number), 0 if dtype.kind == "u" else -100)
-        return np.full(shape, limited).astype(dtype)
+    if positive or draft.chance(0.5):
+        return np.full(shape, number if dtype.kind == "f" else _within(number, dtype)).astype(dtype)
     return draft.array(dtype, shape)
+
+
+def _within(number: float, dtype: DType) -> int:
+    info = np.iinfo(dtype)
+    return max(min(int(number), info.max), info.min)
 
 
 def _clip(draft: Draft, op: str, x: Value) -> list[Value] | None:
     bounds = sorted((draft.number(), draft.number()))
     if x.dtype.kind in "iu":
-        bounds = [abs(int(bound)) for bound in bounds]
+        bounds = sorted(min(abs(int(bound)), np.iinfo(x.dtype).max) for bound in bounds)
     if draft.has_attribute(op, "min"):
         low, high = (bound if draft.chance(0.8) else None for bound in bounds)
         return draft.add(op, [x], {"min": low, "max": high})

@@ -34,7 +34,7 @@ def _reduce(draft: Draft, op: str, x: Value) -> list[Value] | None:
     ones = [axis for axis, size in enumerate(x.shape) if size == 1]
     axes = [draft.pick(ones)] if ones and draft.chance(0.4) else []
     axes = axes or sorted(draft.rng.sample(range(x.rank), draft.rng.randint(1, min(2, x.rank))))
-    if draft.chance(0.25):
+    if draft.opset >= 11 and draft.chance(0.25):
         axes = [axis - x.rank for axis in axes]
     return with_axes(draft, op, [x], axes, **keep)
 

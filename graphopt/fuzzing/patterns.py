@@ -161,4 +161,4 @@ class _Instance:
         if isinstance(content, tuple):
             whole = all(isinstance(item, int) for item in content)
             return self.draft.constant(np.asarray(content, np.int64 if whole else like.dtype))
-        return self.draft.constant(np.full(self.draft.pick(((), (1,))), content), like.dtype)
+        return self.draft.constant(np.full(self.draft.pick(((), (1,))), content).astype(like.dtype))

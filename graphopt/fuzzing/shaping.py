@@ -27,8 +27,8 @@ def with_axes(draft: Draft, op: str, inputs: Sequence[Value | None], axes: Seque
 
 
 def _signed(draft: Draft, axis: int, rank: int) -> int:
-    """An axis, at times counted from the end."""
-    return axis - rank if draft.chance(0.25) else axis
+    """An axis, at times counted from the end, which older opsets do not allow."""
+    return axis - rank if draft.opset >= 11 and draft.chance(0.25) else axis
 
 
 def _reshape(draft: Draft, op: str, x: Value) -> list[Value] | None:
@@ -165,7 +165,8 @@ def _gather(draft: Draft, op: str, x: Value) -> list[Value] | None:
     every = draft.chance(0.25)
     shape = (size,) if every else draft.pick(((), (1,), (2,), (2, 2)))
     count = int(np.prod(shape, dtype=np.int64))
-    indices = list(range(size)) if every else [draft.rng.randint(-size, size - 1) for _ in range(count)]
+    low = -size if draft.opset >= 11 else 0
+    indices = list(range(size)) if every else [draft.rng.randint(low, size - 1) for _ in range(count)]
     index = draft.constant(np.asarray(indices, np.int64).reshape(shape))
     return draft.add(op, [x, index], {"axis": _signed(draft, axis, x.rank)} if axis else None)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 
 from graphopt.errors import BadInput
 from graphopt.model import Model
@@ -24,6 +25,7 @@ ROUNDING: tuple[Distribution, ...] = ("normal", "wide", "sparse", "image")
 """For what may be rounded differently: rounding could turn a number into an infinity, or back."""
 
 _SMALL_SIZES = (3, 2)
+_LOOKUPS = ("Gather", "GatherElements", "GatherND")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class _Search:
         self, model: Model, run: Callable[[Mapping[str, Any]], Run], seed: int, dims: Mapping[str, int]
     ) -> None:
         self._model = model
+        self._proto = model.proto()
+        self._sound = not _inference_problem(self._proto)
         self._specs = _specs(model)
         self._run = run
         self._seed = seed
@@ -161,6 +165,8 @@ class _Search:
 
     def _attempt(self, feed: FeedSet) -> Trial:
         if feed.key not in self._outputs:
+            if self._symbols and self._sound and not _is_meant(self._proto, feed.arrays):
+                return Trial("the model is not meant for these sizes.")
             ran = self._run(feed.arrays)
             if ran.outputs is None:
                 return Trial(ran.error or "it does not run", fatal=ran.lacks_kernel)
@@ -174,8 +180,12 @@ def _overriding(model: Model, run: Callable[[Mapping[str, Any]], Run], base: Fed
     rng = np.random.default_rng(seed)
     others: dict[str, Any] = {}
     for name, value in model.ir.graph.initializers.items():
-        if name in optional and value.const_value is not None:
-            others[name] = _varied(value.const_value.numpy(), rng)
+        if name not in optional or value.const_value is None:
+            continue
+        array = value.const_value.numpy()
+        # Shapes that the model declares may rest on any other integer.
+        if array.dtype.kind == "f" or all(use.node.op_type in _LOOKUPS for use in value.uses()):
+            others[name] = _varied(array, rng)
     if not others:
         return []
     ran = run({**base.arrays, **others})
@@ -190,6 +200,29 @@ def _varied(array: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray
     if array.dtype.kind == "f":
         return np.asarray(mixed * rng.uniform(0.5, 2.0, array.shape)).astype(array.dtype)
     return np.asarray(mixed)
+
+
+def _is_meant(model: onnx.ModelProto, arrays: Mapping[str, Any]) -> bool:
+    """Whether onnx's shape inference can go along with the sizes of these feeds.
+
+    Runtimes run much that the specification does not allow, such as parts that do not add up to the whole.
+    """
+    fixed = onnx.ModelProto.FromString(model.SerializeToString())
+    for info in fixed.graph.input:
+        if info.name not in arrays or not info.type.HasField("tensor_type"):
+            continue
+        info.type.tensor_type.ClearField("shape")
+        for size in np.shape(arrays[info.name]):
+            info.type.tensor_type.shape.dim.add(dim_value=size)
+    return not _inference_problem(fixed)
+
+
+def _inference_problem(model: onnx.ModelProto) -> bool:
+    try:
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return True
+    return False
 
 
 def _specs(model: Model) -> list[ValueSpec]:

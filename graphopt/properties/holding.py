@@ -17,7 +17,7 @@ from graphopt.properties.applying import Applied, PassSource, apply, numerics_of
 from graphopt.properties.faults import NOT_IDEMPOTENT, Fault, signature, validity
 from graphopt.properties.feeding import Fed
 from graphopt.properties.values import ValueCheck, Values
-from graphopt.rewrite.passes import Numerics
+from graphopt.rewrite.passes import Numerics, OpaquePass
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Prover:
         if applied.refused:
             return Proof(applied, unfit=applied.refused)
         if applied.failure:
-            return Proof(applied, Fault(applied.effect, applied.failure))
+            return self._failed(model, applied)
         assert applied.model is not None
         if not applied.changed:
             return Proof(applied)
@@ -116,6 +116,15 @@ class Prover:
         if fault is None and self._idempotent:
             fault = self._again(applied.model)
         return Proof(applied, fault, values.feeds, values.unfit)
+
+    def _failed(self, model: onnx.ModelProto, applied: Applied) -> Proof:
+        steps = [item.step for item in self.pipeline.steps()]
+        if any(isinstance(step, OpaquePass) and step.acts_at_load for step in steps):
+            # What the runtime's optimizer refuses is no fault of it where the runtime cannot run it at all.
+            lacking = self._values.lacks_kernel(model)
+            if lacking:
+                return Proof(applied, unfit=lacking)
+        return Proof(applied, Fault(applied.effect, applied.failure))
 
     def _again(self, model: onnx.ModelProto) -> Fault | None:
         second = apply(self.pipeline, model, self._tools)

@@ -131,6 +131,11 @@ class ValueCheck:
             return Values(next((fault for fault in faults if fault is not None), None), tuple(found))
         return Values(unfit=unfit)
 
+    def lacks_kernel(self, model: onnx.ModelProto) -> str:
+        """Why ONNX Runtime cannot run a model at all; empty where it can, or fails for another reason."""
+        (ran,) = self._evaluator.run(model, [{}])
+        return ran.error if ran.lacks_kernel else ""
+
     def _feeds(
         self,
         source: Model,
@@ -160,6 +165,8 @@ class ValueCheck:
         found = difference(mapped.outputs, ran.outputs)
         if found is None:
             return None
+        if self._varies(pair, feed):
+            return None
         fault = Fault(found.effect, f"{found.text}, on the feed {feed.name}", feed)
         if found.effect != "wrong values":
             return fault
@@ -168,6 +175,14 @@ class ValueCheck:
         if self.numerics is Numerics.EXACT:
             return None if self._is_kernel(pair, feed, mapped, found) else fault
         return self._rounded(pair, feed, found, fault) if self.numerics is Numerics.REASSOCIATES else None
+
+    def _varies(self, pair: _Pair, feed: Fed) -> bool:
+        """Whether the model itself gives something else when it runs again.
+
+        Random operators do; and ONNX Runtime's training ones, which write into the model's weights.
+        """
+        (again,) = self._evaluator.run(pair.before, [feed.arrays], pair.engine)
+        return again.outputs is None or difference(feed.outputs, again.outputs) is not None
 
     def _is_kernel(self, pair: _Pair, feed: Fed, mapped: Fed, found: Difference) -> bool:
         """Whether it is the runtime that computes one operator in several ways.

@@ -61,6 +61,7 @@ def test_a_report_is_one_file_that_refers_to_nothing(ran: Record, target: Path) 
     assert "http://" not in page.replace("http://www.w3.org/", "")
     assert "@import" not in page
     assert "sourceMappingURL" not in page
+    assert "Permission is hereby granted" in page
     assert len(page) < 300_000
 
 
