@@ -69,6 +69,23 @@ def test_the_example_pass_runs(here: Path) -> None:
     assert [node.op_type for node in onnx.load("model.opt.onnx").graph.node] == ["Relu"]
 
 
+def test_the_example_of_a_test_passes() -> None:
+    written = next(block for block in blocks("python") if "class DropNegNeg" in block)
+    tested = next(block for block in blocks("python") if "assert_rewrites" in block)
+    exec(compile(f"{written}\n{tested}", "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_example_pattern_fuses(here: Path) -> None:
+    example = next(block for block in blocks("python") if "PatternPass" in block)
+    (here / "my_pattern.py").write_text(example)
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 3] x) => (float[N, 3] y) <float three = {3}, float zero = {0}, float six = {6}> {
+            a = Add(three, x) b = Clip(a, zero, six) c = Mul(b, x) y = Div(c, six) }"""
+    onnx.save(onnx.parser.parse_model(text), "hard.onnx")
+    assert cli(["run", "hard.onnx", "-q", "--plugin", "my_pattern.py", "--pipeline", "fuse-hardswish"]) == 0
+    assert [node.op_type for node in onnx.load("hard.opt.onnx").graph.node] == ["HardSwish"]
+
+
 def test_the_example_pipeline_file_is_read(here: Path) -> None:
     (example,) = blocks("toml")
 
@@ -79,5 +96,7 @@ def test_the_example_pipeline_file_is_read(here: Path) -> None:
 
 
 def test_commands_of_the_readme_exist() -> None:
-    named = set(re.findall(r"graphopt (\w+)", "\n".join(blocks("sh"))))
-    assert named == {"run", "diagnose", "check", "diff", "inspect", "passes", "doctor"}
+    named = set(re.findall(r"graphopt ([\w-]+)", "\n".join(blocks("sh"))))
+    assert named == {
+        *("run", "diagnose", "check", "diff", "inspect", "view", "passes", "new-pass", "fuzz", "doctor"),
+    }

@@ -189,7 +189,7 @@ class _Attack:
         rng = random.Random(f"{self._options.seed}:{number}:given")
         path, model = self._given[number // 2 % len(self._given)]
         if number // 2 < len(self._given):
-            return path.name, Sample(model)
+            return path.name, Sample(model, None)
         whole = len(model.graph.node) <= _SMALL and rng.random() < 0.3
         part = model if whole else cut(model, rng, self._generator.hints.roots)
         if part is None:

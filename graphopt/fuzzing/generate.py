@@ -28,11 +28,12 @@ class Sample:
 
     Attributes:
         model: The model.
-        sizes: Sizes of its symbolic dims to try first: those that it was made with, then others.
+        sizes: Sizes of its symbolic dims to try first: those that it was made with, then others. None
+            where such as the graph suggests may be tried.
     """
 
     model: onnx.ModelProto
-    sizes: tuple[Mapping[str, int], ...] = ()
+    sizes: tuple[Mapping[str, int], ...] | None = ()
 
 
 class Generator:

@@ -71,6 +71,8 @@ def _unsqueeze(draft: Draft, op: str, x: Value) -> list[Value] | None:
         return None
     count = 1 if draft.chance(0.7) else 2
     axes = draft.rng.sample(range(x.rank + count), count)
+    if draft.opset < 11:
+        axes.sort()
     return with_axes(draft, op, [x], [_signed(draft, axis, x.rank + count) for axis in axes])
 
 

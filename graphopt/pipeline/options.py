@@ -18,7 +18,9 @@ from graphopt.rewrite.passes import Pass
 _SCALARS = (bool, int, float, str)
 _NONE = type(None)
 _SUPPORTED = "bool, int, float, str, Literal, tuple[...] and dict[str, ...] of these, or any of them or None"
-_RESERVED = frozenset({"name", "numerics", "min_opset", "roots", "isolated", "packages", "signature"})
+_RESERVED = frozenset(
+    {"name", "numerics", "min_opset", "max_opset", "roots", "isolated", "packages", "signature"}
+)
 _LIMITS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"), ("pattern", "matching"))
 
 

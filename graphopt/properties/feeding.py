@@ -65,7 +65,7 @@ def find(
     samples: int,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
-    sizes: Sequence[Mapping[str, int]] = (),
+    sizes: Sequence[Mapping[str, int]] | None = None,
     distributions: Sequence[Distribution] = EXACTING,
 ) -> list[Fed]:
     """Find feeds that a model runs on, some of which override initializers that are inputs.
@@ -76,14 +76,17 @@ def find(
         samples: How many to find.
         seed: What they start from.
         dims: Sizes that symbolic dims must have; names that the model does not have are ignored.
-        sizes: Sizes of all symbolic dims to try first.
+        sizes: Sizes of all symbolic dims to try first; no large ones that the graph suggests are tried then.
         distributions: What the feeds follow, in turn.
 
     Raises:
         BadInput: There are none.
     """
     search = _Search(model, run, seed, dims or {})
-    found = search.small(samples, sizes, distributions) or search.guessed(samples, distributions)
+    found = search.small(samples, sizes or (), distributions)
+    if not found and search.has_symbols and sizes is not None:
+        raise BadInput("No feed of a small size was found that the model runs on.")
+    found = found or search.guessed(samples, distributions)
     return [*found, *_overriding(model, run, found[0], seed)]
 
 
@@ -105,6 +108,11 @@ class _Search:
         self._symbols = list(dict.fromkeys(dim for dim in named if isinstance(dim, str)))
         self._dims = {name: size for name, size in dims.items() if self._knows(name)}
         self._outputs: dict[str, Mapping[str, Any]] = {}
+
+    @property
+    def has_symbols(self) -> bool:
+        """Whether the model has inputs of open sizes."""
+        return bool(self._symbols)
 
     def _knows(self, name: str) -> bool:
         return not resolve({name: 1}, self._shapes)[1]

@@ -87,7 +87,7 @@ class Prover:
         *,
         feeds: Sequence[Mapping[str, Any]] | None = None,
         dims: Mapping[str, int] | None = None,
-        sizes: Sequence[Mapping[str, int]] = (),
+        sizes: Sequence[Mapping[str, int]] | None = None,
     ) -> Proof:
         """Run the passes over a model, and look whether all holds.
 
@@ -95,7 +95,7 @@ class Prover:
             model: The model; it stays as it is.
             feeds: What to run it on; found if left out.
             dims: Sizes of symbolic dims for feeds that are found.
-            sizes: Sizes of all symbolic dims to try first.
+            sizes: Sizes of all symbolic dims to try first, in place of such as the graph suggests.
         """
         applied = apply(self.pipeline, model, self._tools)
         if applied.refused:

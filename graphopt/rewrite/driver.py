@@ -183,11 +183,19 @@ class Driver:
             if version < lowest:
                 return Declined(f"the opset is below {lowest}")
         match = self._step.match(place) if is_node else self._step.match_initializer(place)
-        if match is not None and not isinstance(match, Declined) and self._space.pinned:
-            values = place.outputs if is_node else (place,)
-            if any(self._space.is_pinned(value) for value in values):
-                return Declined("a subgraph returns the value by name")
+        if match is not None and not isinstance(match, Declined) and len(self._space.scopes) > 1:
+            return self._obstacle(place.outputs if is_node else (place,)) or match
         return match
+
+    def _obstacle(self, values: Iterable[ir.Value]) -> Declined | None:
+        """Why no other value can take the place of one of these, whatever the pass makes of it."""
+        for value in values:
+            if self._space.is_pinned(value):
+                return Declined("a subgraph returns the value by name")
+            # A new node takes over the name of an output, and may stand before a subgraph that has its own.
+            if value.is_graph_output() and self._space.redefined(value.name or "", value.graph):
+                return Declined("the name means another value in a subgraph")
+        return None
 
     def _root(self, place: ir.Node | ir.Value) -> str:
         return self._space.root_name(place) if isinstance(place, ir.Node) else place.name or ""

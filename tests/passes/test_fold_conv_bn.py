@@ -300,3 +300,22 @@ def test_in_a_function_with_attributes_of_the_call() -> None:
     assert len(done.changes) == 1
     assert done.declined == {"an attribute is a parameter of the function": 1}
     assert_equal(source, after)
+
+
+def test_output_whose_name_means_another_value_in_a_branch_before_it() -> None:
+    source = proto(
+        """<ir_version: 10, opset_import: ["": 17]>
+        g (float[1,4,8,8] x, bool p) => (float[1,6,6,6] y, float[1,4,8,8] z) {
+            z = If(p) <
+                then_branch = yes () => (float[1,4,8,8] y) { y = Neg(x) },
+                else_branch = no () => (float[1,4,8,8] e) { e = Identity(x) }
+            >
+            c = Conv(x, w)
+            y = BatchNormalization(c, s, b, m, v)
+        }""",
+        **{name: array for name, array in arrays().items() if name != "k"},
+    )
+    space = Workspace(Model.from_proto(source).ir)
+    done = rewrite(STEP, "fold-conv-bn", space, SiteBook(Gate()))
+    assert not done.changes
+    assert done.declined == {"the name means another value in a subgraph": 1}
