@@ -46,6 +46,8 @@ def _binary(draft: Draft, op: str, x: Value) -> list[Value] | None:
         return draft.add(op, [x] if draft.chance(0.5) else [x, x, x])
     risky = op in ("Div", "Mod", "Pow") and not x.is_float
     other = operand(draft, x, _NEUTRAL[op], constant=risky, positive=risky)
+    if op == "PRelu" and other.rank > x.rank:
+        return None
     inputs = [x, other]
     if draft.chance(0.3) and not risky and op != "PRelu":
         inputs.reverse()

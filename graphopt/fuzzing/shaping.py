@@ -48,7 +48,9 @@ def _reshape(draft: Draft, op: str, x: Value) -> list[Value] | None:
         dims[draft.rng.randrange(len(dims))] = -1
     if not has_zero and draft.chance(0.2):
         dims = [0 if at < x.rank and x.shape[at] == dim else dim for at, dim in enumerate(dims)]
-    attributes = {"allowzero": 1} if has_zero and draft.has_attribute(op, "allowzero") else None
+    if has_zero and not draft.has_attribute(op, "allowzero"):
+        return None
+    attributes = {"allowzero": 1} if has_zero else None
     if draft.chance(0.05):
         return draft.add(op, [x, draft.input(_INT64, (len(dims),))], attributes)
     return draft.add(op, [x, _ints(draft, dims)], attributes)
@@ -71,7 +73,7 @@ def _unsqueeze(draft: Draft, op: str, x: Value) -> list[Value] | None:
         return None
     count = 1 if draft.chance(0.7) else 2
     axes = draft.rng.sample(range(x.rank + count), count)
-    if draft.opset < 11:
+    if draft.opset < 13:
         axes.sort()
     return with_axes(draft, op, [x], [_signed(draft, axis, x.rank + count) for axis in axes])
 

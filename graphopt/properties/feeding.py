@@ -25,7 +25,8 @@ ROUNDING: tuple[Distribution, ...] = ("normal", "wide", "sparse", "image")
 """For what may be rounded differently: rounding could turn a number into an infinity, or back."""
 
 _SMALL_SIZES = (3, 2)
-_LOOKUPS = ("Gather", "GatherElements", "GatherND")
+_LOOKUPS = frozenset({"Gather", "GatherElements", "GatherND"})
+_SCALED = frozenset({"Resize", "Upsample"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +192,9 @@ def _overriding(model: Model, run: Callable[[Mapping[str, Any]], Run], base: Fed
         if name not in optional or value.const_value is None:
             continue
         array = value.const_value.numpy()
-        # Shapes that the model declares may rest on any other integer.
-        if array.dtype.kind == "f" or all(use.node.op_type in _LOOKUPS for use in value.uses()):
+        readers = {use.node.op_type for use in value.uses()}
+        # Shapes that the model declares may rest on any other integer, and on scales.
+        if readers <= _LOOKUPS or (array.dtype.kind == "f" and not readers & _SCALED):
             others[name] = _varied(array, rng)
     if not others:
         return []

@@ -108,6 +108,9 @@ class Prover:
         changes = [step.signature for step in applied.steps if step.signature.changes]
         fault = validity(model, applied.model) or signature(model, applied.model, changes)
         if fault is not None:
+            # Of a model that nothing can run, nobody can say what a valid result would be.
+            if self._run and feeds is None and not self._values.runs(model, sizes):
+                return Proof(applied, unfit="The model does not run.")
             return Proof(applied, fault)
         values = Values()
         if self._run:

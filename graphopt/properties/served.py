@@ -22,8 +22,8 @@ from graphopt.numerics.served import run_values
 
 Engine = Literal["runtime", "reference"]
 _MOST_MODELS = 4
-# It trains where it should not, flattens what it should not, or sums over too few channels.
-_UNTRUE_BELOW = {"BatchNormalization": 14, "Hardmax": 13, "LRN": 1000}
+# It trains where it should not, flattens what it should not, sums over too few channels, loses the bias.
+_UNTRUE_BELOW = {"BatchNormalization": 14, "Hardmax": 13, "LRN": 1000, "ConvTranspose": 1000}
 _models: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
 
@@ -91,8 +91,14 @@ def _refuse_untrue(model: onnx.ModelProto) -> None:
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     for graph in graph_protos(model.graph):
         for node in graph.node:
-            if opset < _UNTRUE_BELOW.get(node.op_type, 0):
+            if opset < _UNTRUE_BELOW.get(node.op_type, 0) or _is_out_of_order(node):
                 raise ValueError(f"onnx's reference evaluator computes {node.op_type} wrongly")
+
+
+def _is_out_of_order(node: onnx.NodeProto) -> bool:
+    """Whether it is an Unsqueeze whose axes, an attribute, would be inserted one after the other."""
+    found = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "axes"), [])
+    return node.op_type == "Unsqueeze" and found != sorted(found)
 
 
 def _run(loaded: Any, feed: Mapping[str, Any]) -> Run:

@@ -8,14 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 
 from graphopt.errors import BadInput
+from graphopt.messages import graph_protos, tensors
 from graphopt.model import Model
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.local.check import LocalChecker
 from graphopt.numerics.reference import coarsest
 from graphopt.numerics.runtime import SessionSpec
+from graphopt.numerics.values import Array, epsilon
 from graphopt.pipeline.worker import Worker, pool
 from graphopt.properties.comparing import Difference, difference
 from graphopt.properties.faults import Fault, copied
@@ -27,6 +31,10 @@ _PLAIN_ROUNDING = 32
 """Spacings of the type, as a share of the scale, that are taken for rounding without a closer look."""
 _TOLERANCE = 1e-4
 """What may differ where neither float64 nor the reference can tell."""
+_ENGINES: tuple[Engine, Engine] = ("runtime", "reference")
+_NOISE = 8
+_SAMPLES = 3
+_SHORT = {onnx.TensorProto.FLOAT16: 2.0**-10, onnx.TensorProto.BFLOAT16: 2.0**-7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +126,8 @@ class ValueCheck:
         frozen = {name: size for change in changes for name, size in change.dims.items()}
         unfit = ""
         # ONNX Runtime computes 16-bit floats more widely than they are, and rounds where it likes.
-        engines: tuple[Engine, Engine] = ("runtime", "reference")
-        coarse = coarsest(source.ir)
-        for engine in engines[::-1] if coarse else engines:
+        coarse = _coarsest(source, before)
+        for engine in _ENGINES[::-1] if coarse else _ENGINES:
             try:
                 found = self._feeds(source, before, engine, feeds, {**(dims or {}), **frozen}, sizes)
             except BadInput as error:
@@ -130,6 +137,17 @@ class ValueCheck:
             faults = (self._differs(pair, feed) for feed in found)
             return Values(next((fault for fault in faults if fault is not None), None), tuple(found))
         return Values(unfit=unfit)
+
+    def runs(self, model: onnx.ModelProto, sizes: Sequence[Mapping[str, int]] | None = None) -> bool:
+        """Whether feeds are found that a model runs on."""
+        source = Model.from_proto(copied(model))
+        for engine in _ENGINES:
+            try:
+                self._feeds(source, model, engine, None, {}, sizes)
+            except BadInput:
+                continue
+            return True
+        return False
 
     def lacks_kernel(self, model: onnx.ModelProto) -> str:
         """Why ONNX Runtime cannot run a model at all; empty where it can, or fails for another reason."""
@@ -190,6 +208,8 @@ class ValueCheck:
         Which of its loops computes an element depends on the element's place in the buffer; and some of
         its kernels turn an infinity into a number.
         """
+        if pair.blur and not found.grain:
+            return True
         rounded = found.error <= _PLAIN_ROUNDING * max(found.grain, pair.blur)
         if pair.engine == "reference" or not (rounded or found.special):
             return False
@@ -212,7 +232,25 @@ class ValueCheck:
                 return replace(fault, text=f"{fault.text}; {wrong}")
             if complete:
                 return None
-        return None if plain or found.error <= _TOLERANCE else fault
+        if plain or found.error <= max(_TOLERANCE, _NOISE * self._noise(pair, feed)):
+            return None
+        return fault
+
+    def _noise(self, pair: _Pair, feed: Fed) -> float:
+        """How far outputs move, as a share of their scale, where every number that goes in is rounded anew."""
+        rng = np.random.default_rng(0)
+        moved = 0.0
+        for _ in range(_SAMPLES):
+            model = copied(pair.before)
+            for _, tensor in tensors(model):
+                array = onnx.numpy_helper.to_array(tensor)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(_rounded_anew(array, rng), tensor.name))
+            arrays = {name: _rounded_anew(np.asarray(value), rng) for name, value in feed.arrays.items()}
+            (ran,) = self._evaluator.run(model, [arrays], pair.engine)
+            if ran.outputs is not None:
+                found = difference(feed.outputs, ran.outputs)
+                moved = max(moved, 0.0 if found is None else found.error)
+        return moved
 
     def _locally(self, pair: _Pair, feed: Fed) -> tuple[str, bool]:
         """What float64 says of the places that differ: what is wrong, and whether it could tell of all."""
@@ -224,6 +262,28 @@ class ValueCheck:
             checker = LocalChecker(self._worker, SessionSpec(str(before), "disable", threads=1), feeds)
             report = checker.check(before, after)
         return ("in float64 as well" if report.wrong else ""), report.complete
+
+
+def _rounded_anew(array: Array, rng: np.random.Generator) -> Array:
+    grain = epsilon(array.dtype)
+    if not grain:
+        return array
+    with np.errstate(all="ignore"):
+        return np.asarray(array * (1 + grain * rng.uniform(-1, 1, array.shape))).astype(array.dtype)
+
+
+def _coarsest(source: Model, model: onnx.ModelProto) -> float:
+    """The relative spacing of the coarsest 16-bit floats that a model computes in, else 0."""
+    kinds = {tensor.data_type for _, tensor in tensors(model)}
+    kinds.update(
+        attribute.i
+        for graph in graph_protos(model.graph)
+        for node in graph.node
+        for attribute in node.attribute
+        if node.op_type == "Cast" and attribute.name == "to"
+    )
+    found = [coarsest(source.ir), *(_SHORT[kind] for kind in kinds & _SHORT.keys())]
+    return max(found)
 
 
 def _mapped(feed: Fed, changes: Sequence[Signature]) -> Fed | None:
