@@ -11,6 +11,7 @@ from graphopt.diagnosis.reduction.source import Source
 
 _MOST_NODES = 12
 _LARGEST_WEIGHT = 1 << 22
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def cut(model: onnx.ModelProto, rng: random.Random, roots: Collection[str]) -> onnx.ModelProto | None:
@@ -66,9 +67,13 @@ def _part(source: Source, nodes: Sequence[int]) -> onnx.ModelProto | None:
         graph.input.add(name=name, type=source.types[name])
     for name in results:
         graph.output.add(name=name, type=source.types[name])
-    graph.value_info.extend(
-        info for info in source.model.graph.value_info if info.name in made - set(results)
-    )
+    inner = made - set(results)
+    if any(source.types[name].tensor_type.elem_type not in _FLOATS for name in outside):
+        # What was a computed shape is any now, so that the shapes that rested on it are none.
+        for info in graph.output:
+            info.type.tensor_type.ClearField("shape")
+        inner.clear()
+    graph.value_info.extend(info for info in source.model.graph.value_info if info.name in inner)
     if any(tensor.ByteSize() > _LARGEST_WEIGHT for tensor in graph.initializer):
         return None
     return part

@@ -34,7 +34,7 @@ _TOLERANCE = 1e-4
 _ENGINES: tuple[Engine, Engine] = ("runtime", "reference")
 _NOISE = 8
 _SAMPLES = 3
-_SHORT = {onnx.TensorProto.FLOAT16: 2.0**-10, onnx.TensorProto.BFLOAT16: 2.0**-7}
+_SHORT: dict[int, float] = {onnx.TensorProto.FLOAT16: 2.0**-10, onnx.TensorProto.BFLOAT16: 2.0**-7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class ValueCheck:
             return None
         (ran,) = self._evaluator.run(pair.after, [mapped.arrays], pair.engine)
         if ran.outputs is None:
-            return Fault("does not run", f"the result does not run: {ran.error}", feed)
+            return self._not_running(pair, mapped, feed, ran)
         found = difference(mapped.outputs, ran.outputs)
         if found is None:
             return None
@@ -193,6 +193,14 @@ class ValueCheck:
         if self.numerics is Numerics.EXACT:
             return None if self._is_kernel(pair, feed, mapped, found) else fault
         return self._rounded(pair, feed, found, fault) if self.numerics is Numerics.REASSOCIATES else None
+
+    def _not_running(self, pair: _Pair, mapped: Fed, feed: Fed, ran: Run) -> Fault | None:
+        if pair.engine == "reference":
+            # It knows no operators of other domains, and counts where ONNX Runtime cannot tell.
+            (ran,) = self._evaluator.run(pair.after, [mapped.arrays])
+            if ran.outputs is not None or ran.lacks_kernel:
+                return None
+        return Fault("does not run", f"the result does not run: {ran.error}", feed)
 
     def _varies(self, pair: _Pair, feed: Fed) -> bool:
         """Whether the model itself gives something else when it runs again.
@@ -237,7 +245,7 @@ class ValueCheck:
         return fault
 
     def _noise(self, pair: _Pair, feed: Fed) -> float:
-        """How far outputs move, as a share of their scale, where every number that goes in is rounded anew."""
+        """How far outputs move, as a share of their scale, when all that goes in is rounded anew."""
         rng = np.random.default_rng(0)
         moved = 0.0
         for _ in range(_SAMPLES):
