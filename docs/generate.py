@@ -45,7 +45,7 @@ def picture_of_diagnosis(model: Path, pipeline: str, plugin: Path) -> None:
     from graphopt.record.diagnosed import diagnosis_report
 
     console = _console()
-    typed = f"{model.name} --pipeline {pipeline} --plugin {plugin.name}"
+    typed = f"{model.name} --plugin {plugin.name} --pipeline {pipeline}"
     console.print(f"[bold]$[/] graphopt diagnose {typed} --repro fault")
     os.chdir(model.parent)  # so that the folder has the name that was typed
     found = graphopt.diagnose(model.name, pipeline, plugins=[plugin.resolve()], repro="fault")

@@ -82,7 +82,8 @@ def classes_of(module: ModuleType, owner: str) -> tuple[type[Pass], ...]:
     found = tuple(dict.fromkeys(_classes_defined_in(module)))
     if not found:
         raise PluginError(
-            f"{title} defines no pass: derive a class from RewritePass, PatternPass, SurgeonPass or OpaquePass in it."
+            f"{title} defines no pass: derive a class from RewritePass, PatternPass, SurgeonPass or"
+            " OpaquePass in it."
         )
     try:
         return tuple(check_pass(cls) for cls in found)
