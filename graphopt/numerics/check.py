@@ -281,7 +281,8 @@ class Checker:
             self._look_into_loading(final, spec, changes)
         verdict, reason = self._blame(final, self._loaded, changes)
         seconds = time.perf_counter() - begin
-        return AsLoaded(verdict, final.entry.outputs, seconds, reason, final.entry.local)
+        made = final.outcome.create_seconds if final.entry.verdict != "does not run" else None
+        return AsLoaded(verdict, final.entry.outputs, seconds, reason, final.entry.local, made)
 
     def _look_into_loading(self, final: Judgement, spec: SessionSpec, changes: Sequence[Signature]) -> None:
         """Check each place that the runtime rewrites at load, where the outputs leave the verdict open.

@@ -409,6 +409,7 @@ class AsLoaded(msgspec.Struct):
         reason: The sentence.
         local: What the places say that the runtime rewrites when it loads the file; None where they were
             not looked at.
+        load_seconds: How long the session took to make, as it was measured once; None where none was made.
     """
 
     verdict: Verdict
@@ -416,6 +417,7 @@ class AsLoaded(msgspec.Struct):
     seconds: float = 0.0
     reason: str = ""
     local: LocalSummary | None = None
+    load_seconds: float | None = None
 
 
 class ResultEntry(msgspec.Struct):

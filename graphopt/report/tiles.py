@@ -50,6 +50,9 @@ def tiles(record: Record) -> list[Tile]:
     ]
     ops = ", ".join(f"{n} {op}" for op, n in foreign[:2]) + (", ..." if len(foreign) > 2 else "")
     file = f"file {size_text(result.file_bytes)}" if result.file_bytes is not None else "not saved"
+    made = result.as_loaded.load_seconds
+    if made is not None:
+        file += f"; loads in {made:.2g} s"
     return [
         Tile("Nodes", f"{source.nodes:,} → {result.nodes:,}", share),
         Tile(

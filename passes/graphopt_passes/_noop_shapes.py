@@ -151,7 +151,15 @@ def tiles_once(node: ir.Node) -> Answer:
 
 
 def has_one_input(node: ir.Node) -> Answer:
-    return _same_if(len(node.inputs) == 1, node)
+    return _but_for_sums(_same_if(len(node.inputs) == 1, node), node)
+
+
+def _but_for_sums(found: Answer, node: ir.Node) -> Answer:
+    """A sum of one floating-point number starts from +0, and so loses the sign of a -0."""
+    if not isinstance(found, Same) or node.op_type not in ("AveragePool", "Mean", "Sum"):
+        return found
+    dtype = facts.dtype(node.inputs[0])
+    return Same(found.value, but_for_zero=dtype is None or dtype.is_floating_point())
 
 
 def has_one_output(node: ir.Node) -> Answer:
@@ -167,7 +175,7 @@ def pools_single(node: ir.Node) -> Answer:
         return None
     kernel, strides = facts.attribute(node, "kernel_shape", ()), facts.attribute(node, "strides", ())
     ones = bool(kernel) and all(size == 1 for size in (*kernel, *strides))
-    return _same_if(ones and not any(facts.attribute(node, "pads", ())), node)
+    return _but_for_sums(_same_if(ones and not any(facts.attribute(node, "pads", ())), node), node)
 
 
 def resizes_to_same(node: ir.Node) -> Answer:

@@ -96,6 +96,8 @@ def _unsqueeze(node: ir.Node, flow: Flow) -> list[Dims | None]:
         return [None]
     rank = len(shape) + len(axes)
     added = {axis % rank for axis in axes}
+    if len(added) != len(axes):
+        return [None]  # no valid model: one axis twice
     rest = iter(shape)
     return [tuple(1 if axis in added else next(rest) for axis in range(rank))]
 

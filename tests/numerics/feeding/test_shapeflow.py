@@ -248,3 +248,11 @@ def test_splits_and_slices_behind_a_function(axis: int) -> None:
     body = f"<int64[2] parts = {{3, 2}}> {{ a, b = Split<axis = {axis}>(x, parts) y = Relu(b) }}"
     found = plan(model("float[N, M] x", body), ("x", "float", ("N", "M")))
     assert sizes(found, "NM"[axis]) == {5}
+
+
+def test_an_axis_that_is_unsqueezed_twice_ends_no_search() -> None:
+    text = """<ir_version: 8, opset_import: ["": 11]>
+        g (float[N, 3] x) => (float y) { y = Unsqueeze<axes=[2, 2]>(x) }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    flow = Flow(model, {"x": (2, 3)}, ())
+    assert flow.shape(model.graph.outputs[0]) is None
