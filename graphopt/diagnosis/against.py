@@ -22,17 +22,17 @@ from graphopt.diagnosis.remake import Pair
 from graphopt.diagnosis.trials import Tell
 from graphopt.diagnosis.writing import Reproduction, write_reproduction
 from graphopt.model import Model
+from graphopt.numerics.effects import VALUES
+from graphopt.numerics.loading import RIGHT
 from graphopt.numerics.local.regions import Region, Side, find_regions
 from graphopt.numerics.pair import CheckReport, PairChecker
 from graphopt.numerics.runtime import Runtime
 from graphopt.numerics.trial import Look
 from graphopt.numerics.values import Array
 from graphopt.pipeline.worker import Worker
-from graphopt.record.data import CheckEntry, CulpritEntry, Member, Record, Verdict
+from graphopt.record.data import CheckEntry, CulpritEntry, Member, Record
 
 AGAINST = "against"
-_RIGHT: tuple[Verdict, ...] = ("identical", "rounding", "within tolerance")
-_VALUES = ("wrong values", "wrong shape", "wrong type")
 _LARGEST = 256 << 20
 TOLERANCE = 1e-4
 """What a place may be off by to be no difference, as a share of the largest magnitude of an output."""
@@ -73,18 +73,18 @@ class Comparison:
         record.feeds, record.tolerance = report.feeds, report.tolerance
         record.notes += report.notes
         entry = report.numerics
-        if report.verdict in _RIGHT:
+        if report.verdict in RIGHT:
             return Diagnosis(record, "right", f"The two agree: {report.verdict}.", Look(False, "", "", entry))
         if report.verdict not in ("broken", "does not run"):
             return Diagnosis(record, "undecided", report.reason, Look(False, "", report.reason, entry))
         look = Look(True, report.effect, report.reason, entry)
-        if not report.signature and entry.verdict in _RIGHT:
+        if not report.signature and entry.verdict in RIGHT:
             hint = "The file itself is right: 'graphopt diagnose' on it names what loading it does."
             reason = f"{report.reason} {hint}"
             return Diagnosis(record, "unexplained", reason, look)
         culprit = self._described(report, entry)
         record.culprits = [culprit]
-        if folder is not None and culprit.effect in _VALUES:
+        if folder is not None and culprit.effect in VALUES:
             self.tell("the smallest place that shows it")
             self._write(culprit, record, folder, entry)
         return Diagnosis(record, "culprits", report.reason, look)
@@ -93,7 +93,7 @@ class Comparison:
         culprit = CulpritEntry([Member(AGAINST)], report.effect, True, report.reason, entry)
         errors = [output.max_abs for output in entry.outputs if output.max_abs is not None]
         culprit.evidence.alone = max(errors, default=None)
-        if report.effect not in _VALUES:
+        if report.effect not in VALUES:
             return culprit
         self.tell("where they begin to differ")
         spec = self.checker.reference.spec

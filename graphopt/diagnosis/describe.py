@@ -18,6 +18,7 @@ from graphopt.diagnosis.locating.localize import Drift, Localization, localize
 from graphopt.diagnosis.stages import member_of, skip_of
 from graphopt.diagnosis.trials import PipelineTrials, Tell
 from graphopt.model import Model
+from graphopt.numerics.effects import VALUES
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.runtime import with_disabled
 from graphopt.numerics.trial import Look, TrialChecker
@@ -32,7 +33,6 @@ _MOST_PLACES = 20
 CAUSES: dict[str, Cause] = {
     "algebra": "algebra", "rounding": "rounding", "overflow": "rounding", "kernel": "kernel",
 }  # fmt: skip
-_VALUES = ("wrong values", "wrong shape", "wrong type")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Describer:
     def _compare(self, entry: CulpritEntry, look: Look, before: Path, after: Path) -> tuple[str, ...]:
         spec = self._checker.reference.spec
         found: Localization | None = None
-        if entry.effect in _VALUES:
+        if entry.effect in VALUES:
             found = localize(before, after, spec, self._feed(look), self._worker())
             entry.evidence.first_diverging = None if found.first is None else diverging(found.first)
             entry.evidence.drift = [diverging(drift) for drift in found.drift]

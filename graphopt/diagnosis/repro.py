@@ -17,13 +17,13 @@ from graphopt.diagnosis.remake import Remaker, RuntimeRemaker, difference, remak
 from graphopt.diagnosis.stages import Stages
 from graphopt.diagnosis.writing import HANG_SECONDS, ISOLATED, InRuntime, Reproduction, write_reproduction
 from graphopt.model import PROTO_LIMIT, Model
+from graphopt.numerics.effects import VALUES
 from graphopt.numerics.runtime import Runtime
 from graphopt.numerics.values import Array
 from graphopt.record.data import Effect, Record
 
 _SECONDS = 90.0
 _TRIALS = 400
-_VALUES = ("wrong values", "wrong shape", "wrong type")
 
 
 def write_repro(case: Case, stages: Stages, record: Record, folder: Path) -> None:
@@ -154,7 +154,7 @@ class _Reproduction:
             return False
         mended = remaker.mended(path, feeds)
         # Where the fault gives no values, that others are rounded is none of its business.
-        tolerance = self._tolerance if effect in _VALUES else math.inf
+        tolerance = self._tolerance if effect in VALUES else math.inf
         if difference(plain.outputs, mended, tolerance):
             return False
         self._kind = effect

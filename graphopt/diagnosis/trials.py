@@ -147,7 +147,9 @@ class PipelineTrials:
         return [other for other in self._steps if base_name(other) == name]
 
     def _manager(self, gate: Gate, *watchers: Instrument) -> PassManager:
-        return PassManager(self.pipeline, gate=gate, instruments=watchers, tools=self.tools)
+        return PassManager(
+            self.pipeline, gate=gate, instruments=watchers, tools=self.tools, components=self.known
+        )
 
     def _checked_run(self, off: frozenset[Unit]) -> Trial:
         self._latest = off

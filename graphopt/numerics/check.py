@@ -202,7 +202,7 @@ class Checker:
         if faults:
             return CheckEntry("broken", time.perf_counter() - begin, reason=sentence(faults))
         spec = self._write(event.model)
-        judged = self._judge.judge(spec, changes, lossy=_is_lossy(steps))
+        judged = self._judge.judge(spec, changes, lossy=is_lossy(steps))
         self._runtime.close(spec)
         before = self._digests.get(tuple(map(str, event.earlier)))
         self._digests[tuple(map(str, steps))] = judged.digests
@@ -258,7 +258,7 @@ class Checker:
             steps: The passes that made it from the source.
             config: Session entries that it is to be loaded with.
         """
-        return self._as_loaded(path, signatures(steps), tuple((config or {}).items()), lossy=_is_lossy(steps))
+        return self._as_loaded(path, signatures(steps), tuple((config or {}).items()), lossy=is_lossy(steps))
 
     def _as_loaded(
         self,
@@ -369,7 +369,8 @@ def signatures(steps: Sequence[Pass]) -> list[Signature]:
     return [signature for signature in (step.signature for step in steps) if signature.changes]
 
 
-def _is_lossy(steps: Sequence[Pass]) -> bool:
+def is_lossy(steps: Sequence[Pass]) -> bool:
+    """Whether a pass changes values on purpose."""
     return any(step.numerics is Numerics.LOSSY for step in steps)
 
 

@@ -13,6 +13,8 @@ from graphopt.record.data import Effect
 
 ENDED: dict[str, Effect] = {"crashed": "crash", "timed out": "hang", "out of memory": "crash"}
 """What it is called when a process did not come to its end."""
+VALUES: tuple[Effect, ...] = ("wrong values", "wrong shape", "wrong type")
+"""What shows in the outputs of a model that runs."""
 
 
 def judged_effect(judged: Judgement, reference: Reference) -> Effect:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.model import Model
-from graphopt.numerics.check import FAILING, OPEN, Checker, sentence, signatures
+from graphopt.numerics.check import FAILING, OPEN, Checker, is_lossy, sentence, signatures
 from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.judge import Judgement
 from graphopt.numerics.local.evidence import may_be_rounding, weigh
 from graphopt.numerics.runtime import SessionSpec
 from graphopt.numerics.signature import signature_faults
 from graphopt.record.data import CheckEntry, Effect, Verdict
-from graphopt.rewrite.passes import Numerics, Pass
+from graphopt.rewrite.passes import Pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class TrialChecker(Checker):
         if faults:
             return Look(True, signature_effect(faults[0]), sentence(faults))
         spec = self._write(model)
-        lossy = _is_lossy(steps)
+        lossy = is_lossy(steps)
         judged = self._judge.judge(spec, changes, lossy=lossy)
         try:
             return self._decided(judged, Path(spec.path), every_place, local=not lossy and not changes)
@@ -97,10 +97,10 @@ class TrialChecker(Checker):
             tuple(config.items()), tuple(sorted(disabled)),
         )  # fmt: skip
         changes = signatures(steps)
-        judged = self._judge.judge(spec, changes, lossy=_is_lossy(steps))
+        judged = self._judge.judge(spec, changes, lossy=is_lossy(steps))
         wrong = judged.entry.verdict == "broken"
         try:
-            if judged.entry.verdict in OPEN and self._open(judged) and not _is_lossy(steps):
+            if judged.entry.verdict in OPEN and self._open(judged) and not is_lossy(steps):
                 self._look_into_loading(judged, spec, changes)
             return self._told(judged, wrong)
         finally:
@@ -125,7 +125,3 @@ class TrialChecker(Checker):
         if not failed:
             return Look(False, "", entry.reason, entry)
         return Look(True, judged_effect(judged, self.reference), entry.reason, entry)
-
-
-def _is_lossy(steps: Sequence[Pass]) -> bool:
-    return any(step.numerics is Numerics.LOSSY for step in steps)

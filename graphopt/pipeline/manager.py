@@ -108,6 +108,7 @@ class PassManager:
         on_failure: What to do when a pass fails or breaks the model.
         instruments: What watches the run; the check is one.
         tools: What foreign code runs with.
+        components: Gives the components of a pass, where the caller knows them; else its tool is asked.
     """
 
     def __init__(
@@ -118,13 +119,14 @@ class PassManager:
         on_failure: OnFailure = "stop",
         instruments: Sequence[Instrument] = (),
         tools: Toolbox | None = None,
+        components: Callable[[OpaquePass], frozenset[str]] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.gate = gate
         self.on_failure: OnFailure = on_failure
         self._instruments = tuple(instruments)
         self._tools = tools or Toolbox()
-        self._components: dict[str, frozenset[str]] = {}
+        self._components = components
 
     def run(self, origin: Origin) -> Outcome:
         """Run the pipeline over the model that ``origin`` gives.
@@ -172,11 +174,8 @@ class PassManager:
         return verdict
 
     def components(self, step: OpaquePass) -> frozenset[str]:
-        """The components of a pass; its tool is asked once."""
-        key = str(step)  # options need not be hashable
-        if key not in self._components:
-            self._components[key] = components_of(step, self._tools)
-        return self._components[key]
+        """The components of a pass."""
+        return components_of(step, self._tools) if self._components is None else self._components(step)
 
     @property
     def tools(self) -> Toolbox:
