@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from graphopt.diagnosis.bisect import Ran
-from graphopt.diagnosis.trials import Tell, Trial, described, leaves
+from graphopt.diagnosis.trials import Tell, Trial, component_names, described, leaves
 from graphopt.errors import BadInput, PassError, ToolFailed
 from graphopt.model import Model
 from graphopt.numerics.trial import Look, TrialChecker
@@ -15,6 +15,19 @@ from graphopt.pipeline.names import did_you_mean
 from graphopt.pipeline.opaque import Toolbox, components_of, run_tool
 from graphopt.rewrite.gate import Part, Unit
 from graphopt.rewrite.passes import OpaquePass, Pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What came of saving what the optimizer makes of the file.
+
+    Attributes:
+        units: The parts that changed it; all of them where the tool did not live to tell.
+        suspects: The parts that its last words point to.
+    """
+
+    units: tuple[Part, ...]
+    suspects: tuple[Part, ...]
 
 
 @dataclass
@@ -45,6 +58,7 @@ class LoadTrials:
     _only: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
     _without: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
     _known: frozenset[str] = frozenset()
+    _reports: dict[frozenset[str], _Saved] = field(default_factory=dict[frozenset[str], _Saved])
 
     def __post_init__(self) -> None:
         self._known = components_of(self.step, self.tools)
@@ -56,15 +70,15 @@ class LoadTrials:
     def without(self, off: frozenset[Unit]) -> Ran[Unit]:
         """Load with all of the optimizer but ``off``."""
         trial = self.without_trial(off)
-        return Ran(trial.look.failed, trial.units, tuple(self._suspects(off)) if trial.look.failed else ())
+        hints = self._saved(self._off(off)).suspects if trial.look.failed else ()
+        return Ran(trial.look.failed, trial.units, hints)
 
     def without_trial(self, off: frozenset[Unit]) -> Trial:
         """The trial behind `without`."""
         if off not in self._without:
             self.tell("all on" if not off else f"without {', '.join(map(str, sorted(off, key=str)))}")
-            disabled = frozenset(unit.component for unit in off if isinstance(unit, Part)) | self.base
-            look = self._look(disabled)
-            units = tuple(self._took_effect(disabled)) if look.failed else ()
+            look = self._look(self._off(off))
+            units = self._saved(self._off(off)).units if look.failed else ()
             self._without[off] = Trial(look, units)
             self.full = self.full or self._without[off]
         return self._without[off]
@@ -82,14 +96,17 @@ class LoadTrials:
 
     def effective(self, on: frozenset[Unit]) -> frozenset[Unit]:
         """Which of ``on`` changed the model, by the log of saving what it becomes."""
-        return frozenset(self._took_effect(self.disabled(on))) & on
+        return frozenset(self._saved(self.disabled(on)).units) & on
 
     def _look(self, disabled: frozenset[str]) -> Look:
         return self.checker.look_loaded(self.path, disabled, self.config, self.steps)
 
+    def _off(self, units: frozenset[Unit]) -> frozenset[str]:
+        return component_names(units) | self.base
+
     def disabled(self, on: frozenset[Unit]) -> frozenset[str]:
         """What must be switched off so that nothing but ``on`` is left."""
-        return self.base | self._known - {unit.component for unit in on if isinstance(unit, Part)}
+        return self.base | self._known - component_names(on)
 
     def model_of(self, on: frozenset[Unit]) -> Model | None:
         """What the file becomes by nothing but ``on``; None where it cannot be saved."""
@@ -98,20 +115,21 @@ class LoadTrials:
         except PassError:
             return None
 
-    def _took_effect(self, disabled: frozenset[str]) -> Iterator[Part]:
-        try:
-            report = run_tool(self.step, self.model, disabled, self.tools).report
-        except PassError:
-            names: Iterable[str] = sorted(self._known)
-        else:
-            names = leaves(self.step, report.components)
-        yield from (Part(self.step.name, name) for name in dict.fromkeys(names) if name not in disabled)
+    def _saved(self, disabled: frozenset[str]) -> _Saved:
+        """Save what the file becomes, once for each set of components: where that crashes, it costs."""
+        if disabled not in self._reports:
+            suspects: Iterable[str] = ()
+            try:
+                names = leaves(
+                    self.step, run_tool(self.step, self.model, disabled, self.tools).report.components
+                )
+            except ToolFailed as error:
+                names, suspects = sorted(self._known), self.step.suspects(error.output)
+            except PassError:
+                names = sorted(self._known)
+            units = tuple(self._part(name) for name in dict.fromkeys(names) if name not in disabled)
+            self._reports[disabled] = _Saved(units, tuple(map(self._part, suspects)))
+        return self._reports[disabled]
 
-    def _suspects(self, off: frozenset[Unit]) -> Iterator[Part]:
-        disabled = frozenset(unit.component for unit in off if isinstance(unit, Part)) | self.base
-        try:
-            run_tool(self.step, self.model, disabled, self.tools)
-        except ToolFailed as error:
-            yield from (Part(self.step.name, name) for name in self.step.suspects(error.output))
-        except PassError:
-            return
+    def _part(self, name: str) -> Part:
+        return Part(self.step.name, name)

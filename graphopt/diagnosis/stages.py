@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graphopt.diagnosis.bisect import Culprit, Findings, search
 from graphopt.diagnosis.loading import LoadTrials
-from graphopt.diagnosis.trials import PipelineTrials, Tell, base_name
+from graphopt.diagnosis.trials import PipelineTrials, Tell, base_name, component_names
 from graphopt.model import Model
 from graphopt.numerics.loading import RIGHT, Loaded, check_loaded, written
 from graphopt.numerics.runtime import with_disabled
@@ -19,7 +19,7 @@ from graphopt.pipeline.opaque import Toolbox
 from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import runtime_parts_off
 from graphopt.record.data import Member
-from graphopt.rewrite.gate import Gate, Part, SiteKey, Skip, Unit
+from graphopt.rewrite.gate import Gate, SiteKey, Skip, Unit
 from graphopt.rewrite.passes import OpaquePass, Pass
 
 MOST_TRIALS = 400
@@ -142,7 +142,7 @@ class Stages:
                 return
             trials = self._load_trials(outcome.model, path, tuple(outcome.steps), loaded.config)
             found.loading, found.at_load = trials, search(trials, limit=self.limit)
-            off = components_of(found.at_load.off)
+            off = component_names(found.at_load.off)
             if found.at_load.clean and off:
                 entries = with_disabled(loaded.config, off)
                 found.loaded = Loaded(self.checker.as_loaded(path, outcome.steps, entries), entries)
@@ -176,8 +176,3 @@ def skip_of(unit: Unit) -> Skip:
     if isinstance(unit, SiteKey):
         return Skip(name, node=str(unit).partition("@")[2])
     return Skip(name, unit.component or None)
-
-
-def components_of(units: frozenset[Unit]) -> frozenset[str]:
-    """The components among units."""
-    return frozenset(unit.component for unit in units if isinstance(unit, Part) and unit.component)

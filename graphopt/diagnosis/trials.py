@@ -44,6 +44,11 @@ def base_name(instance: str) -> str:
     return instance.partition("#")[0]
 
 
+def component_names(units: Iterable[Unit]) -> frozenset[str]:
+    """The components among units."""
+    return frozenset(unit.component for unit in units if isinstance(unit, Part) and unit.component)
+
+
 def leaves(step: OpaquePass, components: Iterable[str]) -> Iterator[str]:
     """The components, those that are made of others resolved into these."""
     parts = step.parts()
