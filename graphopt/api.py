@@ -13,7 +13,7 @@ from graphopt.model import Model
 from graphopt.numerics.options import CheckOptions
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import PassManager
-from graphopt.planning import CheckMode, PipelineSource, Policy, make_plan, runtime_parts_off
+from graphopt.planning import CheckMode, PipelineSource, Policy, make_plan, runtime_parts_off, settings_of
 from graphopt.record.data import AsLoaded, DiagnosisEntry
 from graphopt.results import (
     CheckFailed,
@@ -97,19 +97,19 @@ def run(
             ``reference``; carries the result.
     """
     begin = time.perf_counter()
-    said = {
-        "inputs": tuple(inputs) or None,
-        "dims": dict(dims) if dims else None,
-        "seed": seed,
-        "samples": samples,
-        "special": special or None,
-        "reference": None if reference is None else str(reference),
-        "atol": atol,
-        "rtol": rtol,
-        "provider": provider,
-        "threads": threads,
-        "timeout": timeout,
-    }
+    said = settings_of(
+        inputs=inputs,
+        dims=dims,
+        seed=seed,
+        samples=samples,
+        special=special,
+        reference=reference,
+        atol=atol,
+        rtol=rtol,
+        provider=provider,
+        threads=threads,
+        timeout=timeout,
+    )
     plan = make_plan(pipeline, plugins, skip, options or {}, check, on_failure, said)
     with open_job("run", model, plan, gate, memory=memory, cache=cache, instruments=instruments) as job:
         record = job.record
@@ -215,19 +215,19 @@ def diagnose(
     from graphopt.diagnosis.diagnose import diagnose_loading, diagnose_pipeline
 
     begin = time.perf_counter()
-    said = {
-        "inputs": tuple(inputs) or None,
-        "dims": dict(dims) if dims else None,
-        "seed": seed,
-        "samples": samples,
-        "special": special or None,
-        "reference": None if reference is None else str(reference),
-        "atol": atol,
-        "rtol": rtol,
-        "provider": provider,
-        "threads": threads,
-        "timeout": timeout,
-    }
+    said = settings_of(
+        inputs=inputs,
+        dims=dims,
+        seed=seed,
+        samples=samples,
+        special=special,
+        reference=reference,
+        atol=atol,
+        rtol=rtol,
+        provider=provider,
+        threads=threads,
+        timeout=timeout,
+    )
     if against is not None and pipeline is not None:
         raise BadInput("Give either a pipeline or a model to diagnose against, not both.")
     folder = None if repro is None else empty_folder(Path(repro))

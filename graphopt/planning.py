@@ -100,6 +100,24 @@ def make_plan(
     return Plan(steps, tuple(skips), merged, mode, policy, registry.plugin_files(), notes, session, registry)
 
 
+def settings_of(
+    *,
+    inputs: Sequence[str | Path],
+    dims: Mapping[str, int] | None,
+    special: bool,
+    reference: str | Path | None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Fields of `CheckOptions` as a caller gave them; None for what a file may say instead."""
+    return {
+        "inputs": tuple(inputs) or None,
+        "dims": dict(dims) if dims else None,
+        "special": special or None,
+        "reference": None if reference is None else str(reference),
+        **others,
+    }
+
+
 def runtime_parts_off(pipeline: Pipeline, gate: Gate) -> frozenset[str]:
     """Parts of the runtime's optimizer that a gate keeps from every pass that uses them."""
     return frozenset(
