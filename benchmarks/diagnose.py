@@ -29,10 +29,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
-import numpy as np
 import onnx
-import onnx.numpy_helper
-import onnx.parser
 
 import graphopt
 from graphopt.api import diagnose
@@ -46,7 +43,7 @@ from graphopt_passes.pipelines import PORTABLE
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import planted_units
-from models import MODELS
+from models import MODELS, small_net
 from planted_units import COUNT, Copies, Surgeon, Tool, component, output_of
 from real_faults import FAULTS, RealFault, graft
 
@@ -444,29 +441,6 @@ def grafted(fault: RealFault, rng: Random, field: Field) -> tuple[Planting | Non
                 return planting, redrawn
             redrawn += 1
     return None, redrawn
-
-
-def small_net(opset: int) -> onnx.ModelProto:
-    """A small convolutional net, in any operator set."""
-    model = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": {opset}]>'
-        """net (float[1,3,32,32] image) => (float[1,8,16,16] boxes, float[1,8,1,1] score) {
-            a = Conv<pads=[1, 1, 1, 1]>(image, w0)
-            b = Relu(a)
-            c = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(b, w1)
-            d = Relu(c)
-            e = Conv<pads=[1, 1, 1, 1]>(d, w1)
-            f = Sigmoid(e)
-            boxes = Conv<pads=[1, 1, 1, 1]>(f, w1)
-            h = Tanh(boxes)
-            score = GlobalAveragePool(h)
-        }"""
-    )
-    rng = np.random.default_rng(0)
-    for name, shape in (("w0", (8, 3, 3, 3)), ("w1", (8, 8, 3, 3))):
-        weights = (rng.standard_normal(shape) * 0.2).astype(np.float32)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
-    return model
 
 
 def look(planting: Planting) -> Outcome:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 
@@ -414,3 +415,26 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "branching": branching,
     "perceptron": perceptron,
 }
+
+
+def small_net(opset: int) -> onnx.ModelProto:
+    """A small convolutional net, in any operator set."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": {opset}]>'
+        """net (float[1,3,32,32] images) => (float[1,8,16,16] boxes, float[1,8,1,1] score) {
+            a = Conv<pads=[1, 1, 1, 1]>(images, w0)
+            b = Relu(a)
+            c = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(b, w1)
+            d = Relu(c)
+            e = Conv<pads=[1, 1, 1, 1]>(d, w1)
+            f = Sigmoid(e)
+            boxes = Conv<pads=[1, 1, 1, 1]>(f, w1)
+            h = Tanh(boxes)
+            score = GlobalAveragePool(h)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in (("w0", (8, 3, 3, 3)), ("w1", (8, 8, 3, 3))):
+        weights = (rng.standard_normal(shape) * 0.2).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weights, name))
+    return model

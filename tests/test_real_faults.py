@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import models
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -224,29 +225,6 @@ def test_innocent_is_no_worse_than_its_reason(innocent: Innocent, worker: _Worke
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=innocent.tolerance, equal_nan=True)
 
 
-def _detector(opset: int) -> onnx.ModelProto:
-    """A small convolutional net."""
-    model = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": {opset}]>'
-        """net (float[1,3,32,32] images) => (float[1,8,16,16] boxes, float[1,8,1,1] score) {
-            a = Conv<pads=[1, 1, 1, 1]>(images, w0)
-            b = Relu(a)
-            c = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(b, w1)
-            d = Relu(c)
-            e = Conv<pads=[1, 1, 1, 1]>(d, w1)
-            f = Sigmoid(e)
-            boxes = Conv<pads=[1, 1, 1, 1]>(f, w1)
-            h = Tanh(boxes)
-            score = GlobalAveragePool(h)
-        }"""
-    )
-    rng = np.random.default_rng(0)
-    for name, shape in (("w0", (8, 3, 3, 3)), ("w1", (8, 8, 3, 3))):
-        weights = (rng.standard_normal(shape) * 0.2).astype(np.float32)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
-    return model
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.tool}: {fault.name}")
 def test_graft_keeps_the_fault(fault: RealFault, worker: _Worker) -> None:
     _skip_unless_installed(fault)
@@ -254,7 +232,7 @@ def test_graft_keeps_the_fault(fault: RealFault, worker: _Worker) -> None:
         pytest.skip("does not happen inside a bigger model")
     # ONNX can convert the net to a newer operator set, but not to an older one.
     opset = min(18, fault.build().opset_import[0].version)
-    model = graft(_detector(opset), fault)
+    model = graft(models.small_net(opset), fault)
     data, given = model.SerializeToString(), feeds(model)
     source = worker.ask(fault.tool, data, given, None)
     got = worker.ask(fault.tool, data, given, frozenset())

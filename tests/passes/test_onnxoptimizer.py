@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt import BadInput, MissingExtra, Model, ToolReport
-from graphopt.pipeline.opaque import Toolbox, run_tool
+from graphopt import BadInput, ToolReport
 from graphopt_passes import _peers, onnxoptimizer
 from graphopt_passes.onnxoptimizer import OnnxOptimizer
 from tests import models, support
@@ -176,26 +174,3 @@ def test_large_model_is_not_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert report.notes == (
         "which of its passes changed a model of 0 MB was not looked into: all are listed",
     )
-
-
-def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        assert name == "onnxoptimizer"
-
-    monkeypatch.setattr(importlib.util, "find_spec", absent)
-    with pytest.raises(MissingExtra, match=r"needs onnxoptimizer: pip install 'graphopt\[peers\]'"):
-        apply(graph("y = Neg(x)"), tmp_path)
-
-
-def test_in_the_engine_nothing_but_the_graph_changes() -> None:
-    source = support.proto(graph("a = Identity(x) y = Neg(a)"))
-    source.metadata_props.add(key="names", value="{0: 'person'}")
-    source.graph.node[1].metadata_props.add(key="scope", value="head")
-    before = Model.from_proto(source)
-    done = run_tool(OnnxOptimizer(), before, frozenset(), Toolbox(cache=None))
-    after = done.model.proto()
-    assert support.ops(after) == ["Neg"]
-    assert list(after.metadata_props) == list(source.metadata_props)
-    assert list(after.graph.node[0].metadata_props) == list(source.graph.node[1].metadata_props)
-    assert done.model.interface() == before.interface()
-    assert done.report.components == ("eliminate_identity",)

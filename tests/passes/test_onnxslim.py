@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt import BadInput, MissingExtra, Model, ToolReport
-from graphopt.pipeline.opaque import Toolbox, run_tool
+from graphopt import BadInput, ToolReport
 from graphopt_passes import _peers
 from graphopt_passes.onnxslim import OnnxSlim
 from tests import models, support
@@ -245,26 +243,3 @@ def test_weights_in_other_files(limit: int, tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "out" / "result.onnx.data").exists() == (limit == 1)
     assert support.ops(result) == ["MatMul", "Exp"]
     support.assert_same(source, onnx.load(tmp_path / "out" / "result.onnx"))
-
-
-def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        assert name == "onnxslim"
-
-    monkeypatch.setattr(importlib.util, "find_spec", absent)
-    with pytest.raises(MissingExtra, match=r"needs onnxslim: pip install 'graphopt\[peers\]'"):
-        apply(graph("y = Neg(x)"), tmp_path)
-
-
-def test_in_the_engine_nothing_but_the_graph_changes() -> None:
-    source = support.proto(graph("a = Identity(x) y = Neg(a)"))
-    source.metadata_props.add(key="names", value="{0: 'person'}")
-    source.graph.node[1].metadata_props.add(key="scope", value="head")
-    before = Model.from_proto(source)
-    done = run_tool(OnnxSlim(), before, frozenset(), Toolbox(cache=None))
-    after = done.model.proto()
-    assert support.ops(after) == ["Neg"]
-    assert list(after.metadata_props) == list(source.metadata_props)
-    assert list(after.graph.node[0].metadata_props) == list(source.graph.node[1].metadata_props)
-    assert done.model.interface() == before.interface()
-    assert "dead_node_elimination" in done.report.components
