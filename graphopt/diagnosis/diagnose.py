@@ -93,7 +93,7 @@ def diagnose_loading(stages: Stages, record: Record, folder: Path | None) -> Dia
         whole.workaround = "SessionOptions.graph_optimization_level = ORT_DISABLE_ALL"
         record.culprits = [whole]
         diagnosis.verdict = "culprits"
-        diagnosis.reason = f"{stages.loader.name} breaks the model, with all of its parts switched off as well."
+        diagnosis.reason = f"{stages.loader.name} breaks the model, even with all of its parts off."
     return diagnosis
 
 
