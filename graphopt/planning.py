@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from graphopt.errors import BadInput
 from graphopt.numerics.options import CheckOptions
-from graphopt.pipeline.files import CheckSettings, read_pipeline_file
+from graphopt.pipeline.files import CheckSettings, read_pipeline
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline, validate_skips
 from graphopt.rewrite.gate import Gate, Skip
@@ -77,14 +77,10 @@ def make_plan(
     """
     registry = Registry.load(tuple(plugins))
     skips = [Skip.parse(text) for text in skip]
-    settings, session = CheckSettings(), dict[str, str]()
-    if isinstance(pipeline, str) and pipeline.endswith(".toml"):
-        found = read_pipeline_file(pipeline, registry)
-        steps, settings, session = found.pipeline, found.check, dict(found.session)
-        skips.extend(found.skips)
-    else:
-        steps = Pipeline(pipeline, registry)
-    steps = steps.with_options(options)
+    found = read_pipeline(pipeline, registry)
+    settings = found.check
+    skips.extend(found.skips)
+    steps = found.pipeline.with_options(options)
     validate_skips(skips, steps)
     mode = check or settings.check or "pass"
     policy = on_failure or settings.on_failure or "stop"
@@ -97,7 +93,9 @@ def make_plan(
         every_rewrite=mode == "rewrite",
     )
     notes = _idle_plugins(registry, steps, pipeline)
-    return Plan(steps, tuple(skips), merged, mode, policy, registry.plugin_files(), notes, session, registry)
+    return Plan(
+        steps, tuple(skips), merged, mode, policy, registry.plugin_files(), notes, found.session, registry
+    )
 
 
 def settings_of(

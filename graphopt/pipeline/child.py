@@ -27,7 +27,6 @@ def main() -> None:
     _leave_terminal(output)
     key = bytes.fromhex(os.environ.pop("GRAPHOPT_WORKER_KEY"))
     connection = Client(address, authkey=key)
-    os.environ["GRAPHOPT_IN_WORKER"] = "1"
     assert isinstance(connection, Connection)
     while True:
         try:

@@ -58,11 +58,6 @@ class Reply:
     seconds: float = 0.0
 
 
-def in_worker() -> bool:
-    """Whether this code runs in a worker process."""
-    return os.environ.get("GRAPHOPT_IN_WORKER") == "1"
-
-
 class Worker:
     """One process for foreign code. Safe to use from several threads; calls run one at a time."""
 
