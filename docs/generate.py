@@ -1,4 +1,4 @@
-"""Writes what is generated: the references of passes, commands and record, its schema, the README's pictures.
+"""Writes what is generated: the references of passes, commands and record, its schema, measured tables, the README's pictures.
 
 ``--picture MODEL`` draws ``graphopt run`` on a model, ``--picture MODEL PIPELINE PLUGIN.py`` draws
 ``graphopt diagnose``.
@@ -29,9 +29,16 @@ def reference() -> str:
 
 def pages() -> dict[str, str]:
     """All generated pages by their file names."""
+    import measured
     import pages as made
 
-    return {"passes.md": reference(), "commands.md": made.commands(), "record.md": made.record()}
+    compare = measured.fill((HERE / "compare.md").read_text(encoding="utf-8"))
+    return {
+        "passes.md": reference(),
+        "commands.md": made.commands(),
+        "record.md": made.record(),
+        "compare.md": compare,
+    }
 
 
 def schema() -> str:

@@ -163,7 +163,7 @@ _START: dict[str, Literal["zero", "nan"]] = {
 
 
 def _but_for_start(found: Answer, node: ir.Node) -> Answer:
-    """A sum starts from +0, and so loses the sign of a -0; a maximum from the lowest number, and loses a NaN."""
+    """A sum starts from +0 and loses the sign of a -0, a maximum from the lowest number and loses a NaN."""
     if not isinstance(found, Same) or node.op_type not in _START:
         return found
     dtype = facts.dtype(node.inputs[0])
