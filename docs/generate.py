@@ -1,4 +1,4 @@
-"""Writes what is generated: the references of passes, commands and record, its schema, measured tables, the README's pictures.
+"""Writes what is generated: the references, the record's schema, measured tables, the README's pictures.
 
 ``--picture MODEL`` draws ``graphopt run`` on a model, ``--picture MODEL PIPELINE PLUGIN.py`` draws
 ``graphopt diagnose``.

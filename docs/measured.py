@@ -33,7 +33,7 @@ def _peers(found: dict[str, Any]) -> Iterator[str]:
         tools,
         found,
         lambda cell: str(cell["nodes"]),
-        "The fewest of those that are right in bold; the result is *wrong* or has *lost* a part where it says so.",
+        "The fewest of those that are right in bold; what is wrong with a result stands beside it.",
     )
     yield from _table("latency of the result, source = 1", tools, found, lambda cell: _ratio(cell["latency"]))
     yield from _table("time that it takes, graphopt unchecked = 1", tools, found, lambda c: _ratio(c["time"]))
