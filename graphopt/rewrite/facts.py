@@ -7,7 +7,7 @@ leaves the place alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -32,7 +32,7 @@ def in_function(node: ir.Node) -> bool:
     return scope_of(node.graph).is_body
 
 
-def is_op(node: ir.Node | None, *op_types: str, domain: str = "") -> bool:
+def is_op(node: ir.Node | None, *op_types: str, domain: str = "") -> TypeGuard[ir.Node]:
     """Whether ``node`` is there and is one of these operators."""
     return node is not None and node.domain == domain and node.op_type in op_types
 

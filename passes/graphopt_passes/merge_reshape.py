@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
+from graphopt_passes._reshaping import target_of
 
 _SHAPERS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -67,10 +68,4 @@ def _target(node: ir.Node) -> tuple[int, ...] | None:
     written = facts.ints(node.inputs[1]) if node.op_type == "Reshape" else None
     if written is not None and 0 not in written:
         return written
-    dims = facts.shape(node.outputs[0])
-    if dims is None or 0 in dims:
-        return None
-    unknown = [dim for dim in dims if not isinstance(dim, int)]
-    if len(unknown) > 1:
-        return None
-    return tuple(dim if isinstance(dim, int) else -1 for dim in dims)
+    return target_of(node.outputs[0])
