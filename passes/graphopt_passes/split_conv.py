@@ -49,7 +49,7 @@ class SplitConv(RewritePass[Parts]):
         or a part is not a multiple of 8 channels, which the blocked layout needs.
 
     Numerics:
-        Reassociates: each channel is the same sum, but a kernel may choose its order by the size of the whole.
+        Reassociates: each channel is the same sum, but a kernel may order it by the size of the whole.
 
     Source:
         Measured on yolov8n with ONNX Runtime on CPU; the layout is its NchwcTransformer's.
