@@ -16,10 +16,11 @@ def fill(page: str) -> str:
     for name, table in {"peers": _peers, "scale": _scale}.items():
         begin = _BEGIN.format(name)
         before, found, rest = page.partition(begin)
-        if not found:
+        results = _RESULTS / f"{name}.json"
+        if not found or not results.is_file():
             continue
         _, _, after = rest.partition(_END)
-        content = json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        content = json.loads(results.read_text(encoding="utf-8"))
         page = "\n".join([f"{before}{begin}", "", *table(content), "", f"{_END}{after}"])
     return page
 
