@@ -16,6 +16,8 @@ from graphopt.rewrite.passes import Numerics, OpaquePass, Pass, RewritePass, Sur
 _SECTION = re.compile(r"^(?P<title>[A-Z][^:]*):$")
 _ITEM = re.compile(r"^(?P<name>\w+)(?: \([^)]*\))?: (?P<text>.*)$")
 _OPTION_SECTIONS = ("Attributes", "Args")
+_EXAMPLE = "Example"
+_APART = (*_OPTION_SECTIONS, _EXAMPLE)
 _KINDS = (
     (RewritePass, "rewrites one site at a time"),
     (SurgeonPass, "edits the whole graph with GraphSurgeon"),
@@ -39,6 +41,23 @@ class OptionDoc:
 
 
 @dataclass(frozen=True, slots=True)
+class ExampleDoc:
+    """The section ``Example:`` of a docstring.
+
+    Attributes:
+        step: The pass with the options of the example, as a pipeline has it. A first line says so
+            (``fix-dims{batch=1}``) where the pass needs any.
+        model: The model before, as ONNX text. What the pass makes of it is nowhere written by hand.
+    """
+
+    step: str
+    model: str
+
+    def __str__(self) -> str:
+        return self.model if "{" not in self.step else f"{self.step}\n{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
 class PassDoc:
     """What there is to know about a pass.
 
@@ -50,8 +69,10 @@ class PassDoc:
         min_opset: The lowest default opset that it works on.
         roots: The operators where it may match; empty for a pass that changes the whole model.
         text: The paragraphs of the docstring after the first, before any section.
-        sections: Title and text of each section of the docstring, except those of the options.
+        sections: Title and text of each section of the docstring, except those of the options and of the
+            example.
         options: Its options.
+        example: A model that shows it at its best.
     """
 
     name: str
@@ -63,13 +84,14 @@ class PassDoc:
     text: str
     sections: tuple[tuple[str, str], ...]
     options: tuple[OptionDoc, ...]
+    example: ExampleDoc | None = None
 
 
 def describe(cls: type[Pass]) -> PassDoc:
     """What the class and its docstring say.
 
     An option is documented in the section ``Attributes:`` or ``Args:`` of the class's docstring, or by
-    ``field(metadata={"doc": ...})``.
+    ``field(metadata={"doc": ...})``. The section ``Example:`` is a model as ONNX text.
     """
     body, sections = _sections(_docstring(cls))
     documented = {
@@ -87,7 +109,7 @@ def describe(cls: type[Pass]) -> PassDoc:
         min_opset=cls.min_opset,
         roots=cls.roots if issubclass(cls, RewritePass) else (),
         text=text.strip(),
-        sections=tuple((title, content) for title, content in sections if title not in _OPTION_SECTIONS),
+        sections=tuple((title, content) for title, content in sections if title not in _APART),
         options=tuple(
             OptionDoc(
                 option.name,
@@ -97,7 +119,13 @@ def describe(cls: type[Pass]) -> PassDoc:
             )
             for option in options_of(cls).values()
         ),
+        example=next((_example(cls.name, text) for title, text in sections if title == _EXAMPLE), None),
     )
+
+
+def _example(name: str, text: str) -> ExampleDoc:
+    first, _, rest = text.partition("\n")
+    return ExampleDoc(first, rest) if first.startswith(f"{name}{{") else ExampleDoc(name, text)
 
 
 def _docstring(cls: type[Pass]) -> str:

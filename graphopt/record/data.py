@@ -129,6 +129,7 @@ class NodePicture(msgspec.Struct, omit_defaults=True):
         inputs: The names of its inputs; empty for an omitted one.
         outputs: Of each output that has a name its type and shape, as text.
         attributes: The attributes, as short texts.
+        kept: Whether it is the same before and after, and drawn as what surrounds the change.
     """
 
     name: str
@@ -136,6 +137,7 @@ class NodePicture(msgspec.Struct, omit_defaults=True):
     inputs: list[str] = []
     outputs: dict[str, str] = {}
     attributes: dict[str, str] = {}
+    kept: bool = False
 
 
 class Picture(msgspec.Struct, omit_defaults=True):
