@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from graphopt.pipeline.grammar import render
 from graphopt.pipeline.options import options_of, type_text
@@ -16,7 +17,7 @@ from graphopt.rewrite.passes import Numerics, OpaquePass, Pass, RewritePass, Sur
 _SECTION = re.compile(r"^(?P<title>[A-Z][^:]*):$")
 _ITEM = re.compile(r"^(?P<name>\w+)(?: \([^)]*\))?: (?P<text>.*)$")
 _OPTION_SECTIONS = ("Attributes", "Args")
-_EXAMPLE = "Example"
+_EXAMPLE, _SOURCE = "Example", "Source"
 _APART = (*_OPTION_SECTIONS, _EXAMPLE)
 _KINDS = (
     (RewritePass, "rewrites one site at a time"),
@@ -171,15 +172,22 @@ def _joined(text: str) -> str:
     return " ".join(text.split())
 
 
-def render_reference(registry: Registry) -> str:
+def render_reference(registry: Registry, drawings: Mapping[str, str] = MappingProxyType({})) -> str:
     """The reference of all passes and pipelines, as Markdown.
 
     What does not load is left out: the caller looks at ``registry.problems`` afterwards.
+
+    Args:
+        registry: The passes and pipelines.
+        drawings: Of passes whose example is drawn, the drawing as Markdown.
     """
     classes, pipelines = registry.load_all(), load_pipelines(registry)
     owners = {entry.name: _package(entry) for entry in (*registry.passes(), *registry.pipelines())}
     parts = ["# Passes", _table(classes.values())]
-    parts += [_pass_section(describe(cls), owners[name]) for name, cls in sorted(classes.items())]
+    parts += [
+        _pass_section(describe(cls), owners[name], drawings.get(name, ""))
+        for name, cls in sorted(classes.items())
+    ]
     parts.append("# Pipelines")
     parts += [_pipeline_section(name, found, owners[name]) for name, found in sorted(pipelines.items())]
     return "\n\n".join(parts) + "\n"
@@ -198,21 +206,39 @@ def _table(classes: Iterable[type[Pass]]) -> str:
     return "\n".join(rows)
 
 
-def _pass_section(doc: PassDoc, owner: str) -> str:
+def _pass_section(doc: PassDoc, owner: str, drawing: str) -> str:
     facts = [f"From {owner}; {doc.kind}.", f"Numerics: {doc.numerics}."]
     if doc.roots and doc.roots != ("*",):
         facts.append(f"Looks at {', '.join(f'`{root}`' for root in doc.roots)}.")
     if doc.min_opset > 1:
         facts.append(f"Needs opset {doc.min_opset} or higher.")
-    parts = [f"## {doc.name}", doc.summary, " ".join(facts), doc.text]
-    parts += [f"**{title}.** {content}" for title, content in doc.sections]
-    if doc.options:
-        rows = ["| option | takes | default | |", "| --- | --- | --- | --- |"]
-        rows += [
-            f"| `{o.name}` | {_cell(o.type)} | `{_cell(o.default)}` | {_cell(o.doc)} |" for o in doc.options
-        ]
-        parts.append("\n".join(rows))
+    parts = [f"## {doc.name}", doc.summary, drawing, _example_block(doc), " ".join(facts), doc.text]
+    parts += [f"**{title}.** {content}" for title, content in doc.sections if title != _SOURCE]
+    parts.append(_options_table(doc.options))
+    parts += [f"**{title}.** {content}" for title, content in doc.sections if title == _SOURCE]
     return "\n\n".join(part for part in parts if part)
+
+
+def _example_block(doc: PassDoc) -> str:
+    if doc.example is None:
+        return ""
+    with_options = f", for `{doc.example.step}`" if doc.example.step != doc.name else ""
+    # GitHub takes Markdown between HTML tags as it is; the site needs to be told so.
+    return (
+        '<details markdown="1">\n'
+        "<summary>The example as ONNX text</summary>\n\n"
+        f"The model before{with_options}:\n\n"
+        f"```text\n{doc.example.model}\n```\n\n"
+        "</details>"
+    )
+
+
+def _options_table(options: Sequence[OptionDoc]) -> str:
+    if not options:
+        return ""
+    rows = ["| option | takes | default | |", "| --- | --- | --- | --- |"]
+    rows += [f"| `{o.name}` | {_cell(o.type)} | `{_cell(o.default)}` | {_cell(o.doc)} |" for o in options]
+    return "\n".join(rows)
 
 
 def _pipeline_section(name: str, pipeline: Pipeline, owner: str) -> str:

@@ -23,7 +23,7 @@ from graphopt.record.data import NodePicture, Picture
 from graphopt.rewrite.changes import NodeImage
 from graphopt.rewrite.diff import matched_nodes
 from graphopt.rewrite.passes import Pass
-from graphopt.rewrite.phrases import tensor_text
+from graphopt.rewrite.phrases import signature_inputs, tensor_text, type_text
 
 OPSET = 18
 IR_VERSION = 10
@@ -117,7 +117,14 @@ def picture_of(before: ir.Model, after: ir.Model) -> Picture:
         _nodes(after.graph, same, renamed),
         [(name, name) for value in before.graph.outputs if (name := value.name or "")],
         constants=constants,
+        inputs=_inputs(before.graph, after.graph),
     )
+
+
+def _inputs(before: ir.Graph, after: ir.Graph) -> dict[str, tuple[str, str]]:
+    types = [{value.name or "": type_text(value.dtype, value.shape) for value in signature_inputs(graph)}
+             for graph in (before, after)]  # fmt: skip
+    return {name: (text, types[1].get(name, text)) for name, text in types[0].items()}
 
 
 def _constants(graph: ir.Graph) -> dict[str, str]:

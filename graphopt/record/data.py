@@ -150,6 +150,7 @@ class Picture(msgspec.Struct, omit_defaults=True):
         renamed: Pairs (name before, name after) of values that took over the name of a graph output.
         constants: Of each constant that they read its value, or its type and shape, as text.
         cut: How many nodes are left out.
+        inputs: Where a whole model is drawn, of each input its type and shape before and after, as text.
     """
 
     before: list[NodePicture] = []
@@ -158,6 +159,7 @@ class Picture(msgspec.Struct, omit_defaults=True):
     renamed: list[tuple[str, str]] = []
     constants: dict[str, str] = {}
     cut: int = 0
+    inputs: dict[str, tuple[str, str]] = {}
 
 
 class SiteEntry(msgspec.Struct):

@@ -22,10 +22,10 @@ class CastlikeToCast(RewritePass[TypedCast]):
     """Replace ``CastLike(x, y)`` by ``Cast(x, to=type of y)``.
 
     Example:
-        g (int64[2] x, float[2] like) => (float[2] y) {
+        g (float[2] x) => (float[2] y) {
             half = Constant <value = double {0.5}> ()
-            typed = CastLike (half, like)
-            y = Mul (like, typed)
+            typed = CastLike (half, x)
+            y = Mul (x, typed)
         }
 
     Why it pays:
