@@ -1,7 +1,7 @@
 """Writes what is generated: the references of passes, commands and record, its schema, and pictures.
 
-``--drawings`` draws the examples of the passes, in a Chromium. ``--picture MODEL`` draws ``graphopt run`` on a model for
-the README, ``--picture MODEL PIPELINE PLUGIN.py`` draws ``graphopt diagnose``.
+``--drawings`` draws the examples of the passes, in a Chromium. For the README, ``--picture MODEL`` draws
+``graphopt run`` on a model, ``--picture MODEL PIPELINE PLUGIN.py`` draws ``graphopt diagnose``.
 """
 
 from __future__ import annotations

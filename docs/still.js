@@ -38,19 +38,19 @@ const Still = (() => {
     root.append(svg("rect", { class: "panel", x: 0.5, y: 0.5, width: wide - 1, height: high - 1, rx: 8 }));
     root.append(svg("text", { class: "caption", x: 14, y: 20 }, kind));
     drawn.removeAttribute("style");
-    drawn.setAttribute("x", Math.round((wide - number(drawn, "width")) / 2));
+    drawn.setAttribute("x", AROUND);
     drawn.setAttribute("y", HEAD);
     root.append(drawn);
     rounded(root);
     return new XMLSerializer().serializeToString(root) + "\n";
   }
 
-  // Both of the same size, so that they stand beside each other, or below where there is no room.
+  // Both of one height, so that they stand beside each other; each as wide as it must be, for narrow screens.
   function stills(content, labels, style) {
     const drawn = [0, 1].map((after) => sketch(read(JSON.parse(content)), after === 1, true));
-    const [wide, high] = ["width", "height"].map((name) => Math.max(...drawn.map((side) => number(side, name))));
+    const high = Math.max(...drawn.map((side) => number(side, "height"))) + HEAD + AROUND;
     return drawn.map((side, after) =>
-      framed(side, after, content, labels, wide + 2 * AROUND, high + HEAD + AROUND, style));
+      framed(side, after, content, labels, number(side, "width") + 2 * AROUND, high, style));
   }
 
   return { stills };

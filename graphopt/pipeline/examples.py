@@ -1,8 +1,7 @@
-"""Runs the example in the docstring of a pass: for the drawings of the reference, and for a pass's own test."""
+"""Runs the example in the docstring of a pass: for the drawings of the reference, and for its own test."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
