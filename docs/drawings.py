@@ -10,7 +10,6 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,49 +62,43 @@ def _ops(nodes: Iterable[NodePicture]) -> str:
     return ", ".join(op if count == 1 else f"{count} {op}" for op, count in counts.items()) or "no node"
 
 
-def draw(pictures: Mapping[str, Picture]) -> dict[Path, str]:
-    """Draw pictures by the names of their passes.
+def draw(pictures: Mapping[str, Picture], browser: Any) -> dict[Path, str]:
+    """Draw pictures.
+
+    Args:
+        pictures: The pictures by the names of their passes.
+        browser: A browser of playwright's.
 
     Returns:
         The content of each file.
     """
     style = "".join((_ASSETS / name).read_text(encoding="utf-8") for name in ("palette.css", "drawing.css"))
+    page = browser.new_page()
+    for script in (_ASSETS / "dagre.min.js", _ASSETS / "drawing.js", HERE / "still.js"):
+        page.add_script_tag(content=script.read_text(encoding="utf-8"))
     files: dict[Path, str] = {}
-    with _page() as page:
-        for name, picture in pictures.items():
-            content = msgspec.json.encode(picture).decode()
-            sides = page.evaluate(
-                "([content, labels, style]) => Still.stills(content, labels, style)",
-                [content, _labels(picture), style],
-            )
-            files |= {path_of(name, side): text for side, text in zip(SIDES, sides, strict=True)}
+    for name, picture in pictures.items():
+        sides = page.evaluate(
+            "([content, labels, style]) => Still.stills(content, labels, style)",
+            [msgspec.json.encode(picture).decode(), _labels(picture), style],
+        )
+        files |= {path_of(name, side): text for side, text in zip(SIDES, sides, strict=True)}
+    page.close()
     return files
-
-
-def browser() -> str | None:
-    """The Chromium of this machine."""
-    return next(filter(None, map(shutil.which, _BROWSERS)), None)
-
-
-@contextmanager
-def _page() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    found = browser()
-    if found is None:
-        raise SystemExit("Drawing needs a Chromium on the path.")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        page = chromium.new_page()
-        for script in (_ASSETS / "dagre.min.js", _ASSETS / "drawing.js", HERE / "still.js"):
-            page.add_script_tag(content=script.read_text(encoding="utf-8"))
-        yield page
-        chromium.close()
 
 
 def write() -> None:
     """Draw the examples of all passes, and drop drawings of passes that are no more."""
-    files = draw({name: draw_example(cls) for name, cls in sorted(Registry.load().load_all().items())})
+    from playwright.sync_api import sync_playwright
+
+    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if found is None:
+        raise SystemExit("Drawing needs a Chromium on the path.")
+    pictures = {name: draw_example(cls) for name, cls in sorted(Registry.load().load_all().items())}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        files = draw(pictures, browser)
+        browser.close()
     FOLDER.mkdir(exist_ok=True)
     for path in set(FOLDER.glob("*.svg")) - files.keys():
         path.unlink()

@@ -109,10 +109,7 @@ def test_there_are_no_other_drawings(drawings: Any) -> None:
     assert set(drawings.FOLDER.iterdir()) == wanted
 
 
-def test_the_drawings_are_as_the_report_draws(drawings: Any) -> None:
-    pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if drawings.browser() is None:
-        pytest.skip("needs a Chromium on the path")
-    drawn = drawings.draw({name: drawings.pictured(name, "before") for name in PASSES})
+def test_the_drawings_are_as_the_report_draws(drawings: Any, browser: Any) -> None:
+    drawn = drawings.draw({name: drawings.pictured(name, "before") for name in PASSES}, browser)
     for path, text in drawn.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run docs/generate.py --drawings"
