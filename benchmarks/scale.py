@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,14 @@ def chain(count: int, path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
-def measure(tool: str, source: Path, target: Path, timeout: float) -> float | None:
+def measure(
+    tool: str, source: Path, target: Path, timeout: float, code: Mapping[str, str] = CODE
+) -> float | None:
     """Seconds of one run, None if it failed or took too long."""
     begin = time.perf_counter()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", CODE[tool], str(source), str(target)],
+            [sys.executable, "-c", code[tool], str(source), str(target)],
             capture_output=True,
             timeout=timeout,
         )

@@ -1,4 +1,4 @@
-"""Writes what is generated: the references of passes, commands and record, its schema, and pictures.
+"""Writes what is generated: the references, the record's schema, measured tables, and pictures.
 
 ``--drawings`` draws the examples of the passes, in a Chromium. For the README, ``--picture MODEL`` draws
 ``graphopt run`` on a model, ``--picture MODEL PIPELINE PLUGIN.py`` draws ``graphopt diagnose``.
@@ -32,9 +32,16 @@ def reference() -> str:
 
 def pages() -> dict[str, str]:
     """All generated pages by their file names."""
+    import measured
     import pages as made
 
-    return {"passes.md": reference(), "commands.md": made.commands(), "record.md": made.record()}
+    compare = measured.fill((HERE / "compare.md").read_text(encoding="utf-8"))
+    return {
+        "passes.md": reference(),
+        "commands.md": made.commands(),
+        "record.md": made.record(),
+        "compare.md": compare,
+    }
 
 
 def schema() -> str:

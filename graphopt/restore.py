@@ -75,18 +75,22 @@ def _restore_signature(before: ir.Model, proto: onnx.ModelProto) -> None:
     initializers = {tensor.name for tensor in proto.graph.initializer}
     read = {name for node in proto.graph.node for name in _reads(node)}
     read.update(info.name for info in proto.graph.output)
-    before_initializers = set(before.graph.initializers)
+    defaults = before.graph.initializers
     inputs: list[onnx.ValueInfoProto] = []
     for info in wanted.input:
-        # A default that the tool folded away is no input any more; one that is left stays overridable.
-        if info.name in before_initializers and info.name not in initializers:
+        if info.name in defaults and info.name not in initializers:
             if info.name in read:
                 raise InvalidResult(
                     f"The tool turned the default of input '{info.name}' into a plain input.",
                     effect="signature",
                 )
             if before.ir_version < 4:
-                continue
+                continue  # every weight is an input there: one that the tool folded away is none any more
+            # Nothing reads it, but who leaves this input out relies on there being a default.
+            tensor = defaults[info.name].const_value
+            assert tensor is not None
+            proto.graph.initializer.append(ir.to_proto(tensor))
+            proto.graph.initializer[-1].name = info.name
         inputs.append(info)
     names = {info.name for info in inputs}
     for info in proto.graph.input:

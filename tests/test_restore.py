@@ -88,3 +88,13 @@ def test_below_ir_version_4_initializers_stay_inputs_and_constant() -> None:
     assert proto.ir_version == 3
     assert [info.name for info in proto.graph.input] == ["x", "folded"]
     assert [port.name for port in restored.interface().inputs] == ["x"]
+
+
+def test_a_default_that_nothing_reads_comes_back() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {1.0, 2.0}> { y = Neg(x) }"""
+    tool = onnx.parser.parse_model(text)
+    del tool.graph.initializer[:]
+    before = Model.from_proto(onnx.parser.parse_model(text))
+    restored, _ = restore(before, tool)
+    assert restored.proto() == before.proto()

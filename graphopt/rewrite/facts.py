@@ -6,6 +6,7 @@ leaves the place alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,19 @@ def dtype(value: ir.Value | None) -> ir.DataType | None:
     if computed is None or value.type is None:
         return computed or declared
     return declared if computed == declared else None
+
+
+def informed_by(value: ir.Value) -> Iterator[ir.Node]:
+    """The nodes about whose inputs `dtype` knows more once ``value`` has a type: its readers, and theirs."""
+    layer = [value]
+    for _ in range(_DEEPEST):
+        readers = dict.fromkeys(node for source in layer for node, _ in source.uses())
+        yield from readers
+        layer = [
+            node.outputs[0] for node in readers if node.outputs and node.op_type in (*_SAME_TYPE, "CastLike")
+        ]
+        if not layer:
+            return
 
 
 def _declared_dtype(value: ir.Value) -> ir.DataType | None:

@@ -272,6 +272,9 @@ class Rewriter:
 
     def _inherit(self, old: ir.Value, new: ir.Value) -> None:
         is_new = new.producer() in self._added
+        if (new.type is None and old.type is not None) or (new.shape is None and old.shape is not None):
+            # What was declined for want of a type or shape may match now.
+            self.touched.update(dict.fromkeys(facts.informed_by(new)))
         if new.type is None or (is_new and old.type is not None):
             new.type = old.type
         if new.shape is None or (is_new and old.shape is not None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
@@ -18,10 +18,10 @@ _RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """The node returns ``value`` as it is; with ``but_for_zero`` a -0 in it becomes +0."""
+    """The node returns ``value`` as it is, but for a -0 that becomes +0 or a NaN that becomes a number."""
 
     value: ir.Value | None
-    but_for_zero: bool = False
+    but_for: Literal["", "zero", "nan"] = ""
 
 
 Answer: TypeAlias = "Same | Declined | None"
@@ -151,15 +151,24 @@ def tiles_once(node: ir.Node) -> Answer:
 
 
 def has_one_input(node: ir.Node) -> Answer:
-    return _but_for_sums(_same_if(len(node.inputs) == 1, node), node)
+    return _but_for_start(_same_if(len(node.inputs) == 1, node), node)
 
 
-def _but_for_sums(found: Answer, node: ir.Node) -> Answer:
-    """A sum of one floating-point number starts from +0, and so loses the sign of a -0."""
-    if not isinstance(found, Same) or node.op_type not in ("AveragePool", "Mean", "Sum"):
+_START: dict[str, Literal["zero", "nan"]] = {
+    "AveragePool": "zero",
+    "Mean": "zero",
+    "Sum": "zero",
+    "MaxPool": "nan",
+}
+
+
+def _but_for_start(found: Answer, node: ir.Node) -> Answer:
+    """A sum starts from +0 and loses the sign of a -0, a maximum from the lowest number and loses a NaN."""
+    if not isinstance(found, Same) or node.op_type not in _START:
         return found
     dtype = facts.dtype(node.inputs[0])
-    return Same(found.value, but_for_zero=dtype is None or dtype.is_floating_point())
+    exact = dtype is not None and not dtype.is_floating_point()
+    return found if exact else Same(found.value, _START[node.op_type])
 
 
 def has_one_output(node: ir.Node) -> Answer:
@@ -175,7 +184,7 @@ def pools_single(node: ir.Node) -> Answer:
         return None
     kernel, strides = facts.attribute(node, "kernel_shape", ()), facts.attribute(node, "strides", ())
     ones = bool(kernel) and all(size == 1 for size in (*kernel, *strides))
-    return _but_for_sums(_same_if(ones and not any(facts.attribute(node, "pads", ())), node), node)
+    return _but_for_start(_same_if(ones and not any(facts.attribute(node, "pads", ())), node), node)
 
 
 def resizes_to_same(node: ir.Node) -> Answer:

@@ -67,7 +67,7 @@ def _but_for_zero(node: ir.Node, neutral: ir.Value | None, other: ir.Value) -> A
         return Same(other)
     # x + (-0) and x - (+0) are x for every float; the other two turn -0 into +0.
     keeps = np.signbit(array.astype(np.float32)) == (node.op_type == "Add")
-    return Same(other, but_for_zero=not bool(keeps.all()))
+    return Same(other, "" if keeps.all() else "zero")
 
 
 def _is_float(value: ir.Value | None) -> bool:
@@ -106,7 +106,7 @@ def reduces_nothing(node: ir.Node) -> Answer:
     elif any(size_of(source, axis) != 1 for axis in axes):
         return None
     exact = node.op_type not in ("ReduceSum", "ReduceMean") or _is_integer(source)
-    return Same(source, but_for_zero=not exact)
+    return Same(source, "" if exact else "zero")
 
 
 def chooses_one(node: ir.Node) -> Answer:

@@ -40,7 +40,8 @@ class EliminateNoop(RewritePass[Noop]):
         scale only rounds to the same size. Where the output must keep a name that the source cannot take.
 
     Numerics:
-        Exact: no value changes. With ``signed_zero`` off, a -0 may take the place of a +0.
+        Exact: no value changes. With ``signed_zero`` off, a -0 may take the place of a +0; with ``nan``
+        off, a NaN that of a number.
 
     Source:
         The ONNX specification of each operator; IEEE 754 for the arithmetic ones.
@@ -48,6 +49,7 @@ class EliminateNoop(RewritePass[Noop]):
     Attributes:
         signed_zero: Whether to leave alone what changes nothing but the sign of a zero: ``x + 0`` on
             floats turns -0 into +0, a sum over one element may do so.
+        nan: Whether to leave alone what changes nothing but a NaN: a MaxPool over one element does.
     """
 
     name = "eliminate-noop"
@@ -55,10 +57,11 @@ class EliminateNoop(RewritePass[Noop]):
     numerics = Numerics.EXACT
 
     signed_zero: bool = True
+    nan: bool = True
 
     def __post_init__(self) -> None:
-        # The class says what it does by default; without signed zeros it is no longer bit for bit.
-        if not self.signed_zero:
+        # The class says what it does by default; without these it is no longer bit for bit.
+        if not (self.signed_zero and self.nan):
             object.__setattr__(self, "numerics", Numerics.REASSOCIATES)
 
     def match(self, node: ir.Node) -> Noop | Declined | None:
@@ -67,8 +70,10 @@ class EliminateNoop(RewritePass[Noop]):
         found = NOOPS[node.op_type](node)
         if found is None or isinstance(found, Declined):
             return found
-        if found.but_for_zero and self.signed_zero:
+        if found.but_for == "zero" and self.signed_zero:
             return Declined("a -0 would no longer become +0")
+        if found.but_for == "nan" and self.nan:
+            return Declined("a NaN would no longer become the lowest number")
         declined = facts.replaceable(node.outputs[0], found.value)
         if declined is not None or found.value is None:
             return declined

@@ -224,3 +224,15 @@ def test_a_declaration_that_contradicts_the_constant_counts_for_nothing() -> Non
         <float16[2] c> { c = Constant<value = float[2] {1.0, 2.0}>() k = Cast<to = 10>(c) y = Add(x, k) }"""
     model = support.model(text)  # the checker refuses it, ONNX Runtime does not
     assert not rewrite(STEP, STEP.name, Workspace(model), SiteBook(Gate())).changes
+
+
+def test_a_cast_goes_once_a_removed_identity_tells_its_type() -> None:
+    # Shape inference has no rule for `mystery::Op`; only the Identity says that it gives numbers.
+    source = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20, "mystery" : 1]> g (float[4] x, int64[1] s) => (float[n] z)'
+        " <float[4] kept> { m = mystery.Op(x) e = Expand(m, s) c = Cast<to=1>(e) kept = Identity(m)"
+        " z = Add(c, kept) }"
+    )
+    after, done = support.apply(EliminateIdentity(), source)
+    assert support.ops(after) == ["mystery::Op", "Expand", "Add"]
+    assert len(done.changes) == 2

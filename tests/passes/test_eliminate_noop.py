@@ -54,9 +54,9 @@ def removed(source: support.Source, step: EliminateNoop = STEP) -> list[str]:
     return gone
 
 
-def reasons(source: support.Source) -> dict[str, int]:
+def reasons(source: support.Source, step: EliminateNoop = STEP) -> dict[str, int]:
     """Apply the pass, require that it does nothing; why it declined."""
-    after, done = support.apply(STEP, source)
+    after, done = support.apply(step, source)
     assert not done.changes
     assert support.ops(after) == support.ops(source)
     return done.declined
@@ -231,25 +231,37 @@ def test_reducing_single_elements(op: str) -> None:
     assert reasons(graph(f"b = {op}(x)", "float[1,n] x")) == {}
 
 
-@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
-def test_pooling_single_elements(op: str) -> None:
+@pytest.mark.parametrize(
+    ("op", "step", "reason"),
+    [
+        # An average is a sum, which starts from +0; a maximum starts from the lowest number.
+        ("AveragePool", EliminateNoop(signed_zero=False), "a -0 would no longer become +0"),
+        ("MaxPool", EliminateNoop(nan=False), "a NaN would no longer become the lowest number"),
+    ],
+)
+def test_pooling_single_elements(op: str, step: EliminateNoop, reason: str) -> None:
     def pooling(attributes: str) -> onnx.ModelProto:
         return graph(f"b = {op}<{attributes}>(x)", "float[1,2,3,5] x")
 
-    # An average is a sum, which starts from +0.
-    step = EliminateNoop(signed_zero=op != "AveragePool")
+    assert step.numerics is Numerics.REASSOCIATES
     assert removed(pooling("kernel_shape=[1,1]"), step) == [op]
     assert removed(pooling("kernel_shape=[1,1], strides=[1,1], pads=[0,0,0,0]"), step) == [op]
-    if op == "AveragePool":
-        assert reasons(pooling("kernel_shape=[1,1]")) == {"a -0 would no longer become +0": 1}
+    assert reasons(pooling("kernel_shape=[1,1]")) == {reason: 1}
     assert reasons(pooling("kernel_shape=[1,2]")) == {}
     assert reasons(pooling("kernel_shape=[1,1], strides=[2,1]")) == {}
 
 
+def test_a_maximum_of_one_integer_is_that_integer() -> None:
+    pooled = "b = MaxPool<kernel_shape=[1,1]>(x)"
+    assert removed(graph(pooled, "uint8[1,2,3,5] x")) == ["MaxPool"]
+
+
 def test_the_indices_of_a_pooling_may_be_read() -> None:
     read = "c, i = MaxPool<kernel_shape=[1,1]>(x) d = Cast<to=1>(i) b = Add(c, d)"
-    assert reasons(graph(read, "float[1,2,3,5] x")) == {}
-    assert removed(graph("b, i = MaxPool<kernel_shape=[1,1]>(x)", "float[1,2,3,5] x")) == ["MaxPool"]
+    step = EliminateNoop(nan=False)
+    assert reasons(graph(read, "float[1,2,3,5] x"), step) == {}
+    unread = graph("b, i = MaxPool<kernel_shape=[1,1]>(x)", "float[1,2,3,5] x")
+    assert removed(unread, step) == ["MaxPool"]
 
 
 def test_blocks_of_one() -> None:

@@ -1,0 +1,129 @@
+"""What each optimizer makes of real models: nodes left, time, the verdict on the result, and its latency.
+
+Each tool works in a process of its own, file to file, and the tools take turns within each round. Every
+result is checked by graphopt against its source, signature included. Latency is that of a plain session,
+source and result taking turns; what is told is the median of the ratios of neighbours. Only ratios are told:
+absolute times are those of a machine. ``--json FILE`` keeps the figures; the table in the documentation is
+made of ``benchmarks/results/peers.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from scale import CODE, measure
+
+import graphopt
+from graphopt import Model
+from graphopt.numerics.check import Checker
+from graphopt.numerics.feeding.feeds import FeedSet
+from graphopt.numerics.runtime import session
+
+TOOLS = {
+    **CODE,
+    "graphopt": CODE["graphopt"].replace("'exact'", "'portable'"),
+    "graphopt, checked": CODE["graphopt"].replace("'exact', '--check', 'off'", "'portable'"),
+    "onnxscript": (
+        "import onnx_ir as ir, onnxscript.optimizer, onnxscript.rewriter as r, sys; m = ir.load(sys.argv[1]);"
+        "onnxscript.optimizer.optimize(m); m = r.rewrite(m); ir.save(m, sys.argv[2])"
+    ),
+}
+"""Each tool with everything that it does by default, to a model that runs in any runtime."""
+
+
+def latency(source: Path, result: Path, feed: FeedSet, rounds: int) -> float:
+    """How long the result takes for each second of the source, both as a plain session loads them."""
+    arrays = dict(feed.arrays)
+    sessions = [session(source), session(result)]
+    for made in sessions:
+        made.run(None, arrays)
+    ratios: list[float] = []
+    for _ in range(rounds):
+        times: list[float] = []
+        for made in sessions:
+            begin = time.perf_counter()
+            made.run(None, arrays)
+            times.append(time.perf_counter() - begin)
+        ratios.append(times[1] / times[0])
+    return statistics.median(ratios)
+
+
+def kept_metadata(source: Path, result: Path) -> float:
+    """The share of the source's metadata_props that the result still has."""
+    before, after = (dict(Model.load(path).ir.metadata_props) for path in (source, result))
+    return sum(after.get(key) == value for key, value in before.items()) / len(before) if before else 1.0
+
+
+def compare(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What all tools make of one model."""
+    with Checker(path=model) as checker:
+        checker.start(Model.load(model), [])
+        feed = checker.reference.feeds[0]
+    seconds: dict[str, list[float]] = {tool: [] for tool in options.tools}
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        results = {
+            tool: Path(folder) / str(number) / "model.onnx" for number, tool in enumerate(options.tools)
+        }
+        for path in results.values():
+            path.parent.mkdir()
+        for _ in range(options.rounds):
+            for tool, target in results.items():
+                taken = measure(tool, model, target, options.timeout, TOOLS)
+                if taken is not None:
+                    seconds[tool].append(taken)
+        base = statistics.median(seconds["graphopt"])
+        for tool, target in results.items():
+            if not seconds[tool]:
+                rows[tool] = {"verdict": "no result"}
+                continue
+            report = graphopt.check(model, target)
+            runs = not report.signature and report.numerics.verdict != "does not run"
+            rows[tool] = {
+                "nodes": Model.load(target).node_count(),
+                "time": statistics.median(seconds[tool]) / base,
+                "verdict": report.verdict,
+                "reason": report.reason if report.verdict in ("broken", "does not run", "undecided") else "",
+                "metadata": kept_metadata(model, target),
+                "latency": latency(model, target, feed, options.runs) if runs else None,
+            }
+    return {"model": model.stem, "nodes": Model.load(model).node_count(), "tools": rows}
+
+
+def main() -> None:
+    """Measure all models with all tools."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--timeout", type=float, default=300.0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.tools = [tool for tool in TOOLS if importlib.util.find_spec(tool.split(",")[0])]
+    rows: list[dict[str, Any]] = []
+    for model in options.models:
+        row = compare(model, options)
+        rows.append(row)
+        print(f"{row['model']}: {row['nodes']} nodes")
+        for tool, found in row["tools"].items():
+            shown = "  ".join(
+                f"{name} {value:.2f} x" if isinstance(value, float) else f"{name} {value}"
+                for name, value in found.items()
+                if value not in ("", None)
+            )
+            print(f"  {tool:<18} {shown}", flush=True)
+    versions = {name: importlib.metadata.version(name) for name in ("onnxruntime", *CODE)}
+    if options.json:
+        options.json.write_text(json.dumps({"versions": versions, "models": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The tables of what was measured, made of the files in ``benchmarks/results``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+_BEGIN, _END = "<!-- measured: {} -->", "<!-- end -->"
+
+
+def fill(page: str) -> str:
+    """A page with each table between ``<!-- measured: NAME -->`` and ``<!-- end -->`` made anew."""
+    for name, table in {"peers": _peers, "scale": _scale}.items():
+        begin = _BEGIN.format(name)
+        before, found, rest = page.partition(begin)
+        if not found:
+            continue
+        _, _, after = rest.partition(_END)
+        content = json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        page = "\n".join([f"{before}{begin}", "", *table(content), "", f"{_END}{after}"])
+    return page
+
+
+def _peers(found: dict[str, Any]) -> Iterator[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
+    yield f"Measured with {versions}."
+    tools = list(dict.fromkeys(tool for row in found["models"] for tool in row["tools"]))
+    yield from _table(
+        "nodes left",
+        tools,
+        found,
+        lambda cell: str(cell["nodes"]),
+        "The fewest of those that are right in bold; what is wrong with a result stands beside it.",
+    )
+    yield from _table("latency of the result, source = 1", tools, found, lambda cell: _ratio(cell["latency"]))
+    yield from _table("time that it takes, graphopt unchecked = 1", tools, found, lambda c: _ratio(c["time"]))
+
+
+def _table(title: str, tools: list[str], found: dict[str, Any], text: Any, note: str = "") -> Iterator[str]:
+    yield from ["", f"**{title[0].upper()}{title[1:]}.** {note}".rstrip(), ""]
+    yield f"| model | before | {' | '.join(tools)} |" if note else f"| model | {' | '.join(tools)} |"
+    yield "| --- " * (len(tools) + (2 if note else 1)) + "|"
+    for row in found["models"]:
+        best = min((c["nodes"] for c in row["tools"].values() if _is_right(c)), default=None)
+        cells = [
+            _cell(row["tools"].get(tool), text, best if note else None, complete=bool(note)) for tool in tools
+        ]
+        before = [str(row["nodes"])] if note else []
+        yield f"| {' | '.join([row['model'], *before, *cells])} |"
+
+
+def _is_right(cell: dict[str, Any]) -> bool:
+    return cell["verdict"] in ("identical", "rounding", "within tolerance", "undecided")
+
+
+def _cell(cell: dict[str, Any] | None, text: Any, best: int | None, *, complete: bool) -> str:
+    if cell is None or cell["verdict"] == "no result":
+        return "no result"
+    shown = text(cell)
+    if best is not None and cell["nodes"] == best and _is_right(cell):
+        shown = f"**{shown}**"
+    if not complete:
+        return shown
+    if not _is_right(cell):
+        return f"{shown}, *{cell['verdict']}*"
+    return shown if cell["metadata"] == 1 else f"{shown}, *metadata lost*"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _scale(rows: list[dict[str, Any]]) -> Iterator[str]:
+    tools = list(dict.fromkeys(row["tool"] for row in rows))
+    yield f"| nodes | {' | '.join(tools)} |"
+    yield "| --- " * (len(tools) + 1) + "|"
+    for size in dict.fromkeys(row["nodes"] for row in rows):
+        of = {row["tool"]: row for row in rows if row["nodes"] == size}
+        cells = ["too long" if of[tool]["ratio"] is None else f"{of[tool]['ratio']:.2f}" for tool in tools]
+        yield f"| {size:,} | {' | '.join(cells)} |"
