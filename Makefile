@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types contracts check benchmark reference docs clean
+.PHONY: demo test test-all lint types contracts check benchmark reference drawings docs clean
 
 # The constraints pin what was tested; PyTorch is installed first so that its CPU build is kept.
 .venv/dev: pyproject.toml constraints.txt
@@ -49,6 +49,9 @@ benchmark: .venv/dev .venv/peers
 
 reference: .venv/dev
 	$(BIN)/python docs/generate.py
+
+drawings: .venv/dev .venv/peers
+	$(BIN)/python docs/generate.py --drawings
 
 docs: .venv/docs
 	$(BIN)/mkdocs build --strict --quiet

@@ -45,22 +45,28 @@ def record_pictures(
 def _picture(change: Change, types: dict[Any, str]) -> Picture:
     sides = change.removed, change.added
     return Picture(
-        [_node(image, types) for image in change.removed[:_MOST_IN_ONE]],
-        [_node(image, types) for image in change.added[:_MOST_IN_ONE]],
+        [node_picture(image, types) for image in change.removed[:_MOST_IN_ONE]],
+        [node_picture(image, types) for image in change.added[:_MOST_IN_ONE]],
         list(change.replaced),
         list(change.renamed),
-        {name: _short(tensor_text(tensor)) for name, tensor in change.constants.items()},
+        {name: shortened(tensor_text(tensor)) for name, tensor in change.constants.items()},
         sum(max(0, len(side) - _MOST_IN_ONE) for side in sides),
     )
 
 
-def _node(image: NodeImage, types: dict[Any, str]) -> NodePicture:
+def node_picture(image: NodeImage, types: dict[Any, str]) -> NodePicture:
+    """Picture a node.
+
+    Args:
+        image: The node.
+        types: Texts of types that are known already; filled.
+    """
     return NodePicture(
         image.name,
         image.op,
         [name or "" for name in image.inputs],
         {value.name: _type(value, types) for value in image.outputs if value.name},
-        {name: _short(attribute_text(attr)) for name, attr in image.attributes.items()},
+        {name: shortened(attribute_text(attr)) for name, attr in image.attributes.items()},
     )
 
 
@@ -76,5 +82,6 @@ def _type(value: ValueImage, types: dict[Any, str]) -> str:
     return text
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """A text, cut where it is too long to be drawn."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -129,6 +129,7 @@ class NodePicture(msgspec.Struct, omit_defaults=True):
         inputs: The names of its inputs; empty for an omitted one.
         outputs: Of each output that has a name its type and shape, as text.
         attributes: The attributes, as short texts.
+        kept: Whether it is the same before and after, and drawn as what surrounds the change.
     """
 
     name: str
@@ -136,6 +137,7 @@ class NodePicture(msgspec.Struct, omit_defaults=True):
     inputs: list[str] = []
     outputs: dict[str, str] = {}
     attributes: dict[str, str] = {}
+    kept: bool = False
 
 
 class Picture(msgspec.Struct, omit_defaults=True):
@@ -148,6 +150,7 @@ class Picture(msgspec.Struct, omit_defaults=True):
         renamed: Pairs (name before, name after) of values that took over the name of a graph output.
         constants: Of each constant that they read its value, or its type and shape, as text.
         cut: How many nodes are left out.
+        inputs: Where a whole model is drawn, of each input its type and shape before and after, as text.
     """
 
     before: list[NodePicture] = []
@@ -156,6 +159,7 @@ class Picture(msgspec.Struct, omit_defaults=True):
     renamed: list[tuple[str, str]] = []
     constants: dict[str, str] = {}
     cut: int = 0
+    inputs: dict[str, tuple[str, str]] = {}
 
 
 class SiteEntry(msgspec.Struct):

@@ -64,7 +64,7 @@ def render(record: Record, path: Path = Path("report.html"), command: str = "") 
     # Every report is a copy of dagre, whose licence goes with it.
     licence = f"/*! dagre\n\n{_asset('dagre.LICENSE').strip()}\n*/\n"
     scripts = [markupsafe.Markup(text) for text in (licence, *map(_asset, names))]
-    style = markupsafe.Markup(_asset("report.css"))
+    style = markupsafe.Markup("".join(map(_asset, ("palette.css", "drawing.css", "report.css"))))
     return environment.get_template("report.html.jinja").render(
         _context(record, path, command), scripts=scripts, style=style
     )

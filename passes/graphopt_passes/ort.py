@@ -23,6 +23,16 @@ _OUTSIDE_ABOVE = 1_500_000_000
 class Ort(OpaquePass):
     """Let ONNX Runtime optimize the model and save what it made.
 
+    Example:
+        g (float[N, 4] x) => (float[N, 4] y)
+        <float root = {1.4142135}, float one = {1}, float half = {0.5}> {
+            a = Div (x, root)
+            b = Erf (a)
+            c = Add (b, one)
+            d = Mul (x, c)
+            y = Mul (d, half)
+        }
+
     Why it pays:
         ONNX Runtime fuses what it has kernels for: activations into Convs, attention, LayerNorm, Gelu.
         Done ahead of time, loading is faster and the fused graph can be checked before it ships.
