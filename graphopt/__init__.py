@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from graphopt.rewrite.changes import Declined as Declined
     from graphopt.rewrite.changes import Diff as Diff
     from graphopt.rewrite.gate import Gate as Gate
+    from graphopt.rewrite.passes import Loss as Loss
     from graphopt.rewrite.passes import Numerics as Numerics
     from graphopt.rewrite.passes import OpaquePass as OpaquePass
     from graphopt.rewrite.passes import Pass as Pass
@@ -61,6 +62,7 @@ _HOMES = {
     "rewrite.changes": ("Change", "Declined", "Diff"),
     "rewrite.gate": ("Gate",),
     "rewrite.passes": (
+        "Loss",
         "Numerics",
         "OpaquePass",
         "Pass",
