@@ -119,7 +119,7 @@ class Checker:
         """The feeds as the record has them."""
         sets = self.reference.feeds
         seeds = {feed.seed for feed in sets if feed.distribution != "data"}
-        return Feeds(len(sets), sorted(seeds), self.options.origin)
+        return Feeds(len(sets), sorted(seeds), self.reference.plan.origin(self.options.origin))
 
     @property
     def tolerance(self) -> Tolerance:
