@@ -282,7 +282,8 @@ class Checker:
         verdict, reason = self._blame(final, self._loaded, changes)
         seconds = time.perf_counter() - begin
         made = final.outcome.create_seconds if final.entry.verdict != "does not run" else None
-        return AsLoaded(verdict, final.entry.outputs, seconds, reason, final.entry.local, made)
+        entry = final.entry
+        return AsLoaded(verdict, entry.outputs, seconds, reason, entry.local, made, entry.damage)
 
     def _look_into_loading(self, final: Judgement, spec: SessionSpec, changes: Sequence[Signature]) -> None:
         """Check each place that the runtime rewrites at load, where the outputs leave the verdict open.

@@ -130,6 +130,11 @@ def judge_source(
     )
     entries = baseline.compare([reference.outputs[index] for index in kept])
     check = summary(entries, time.perf_counter() - begin)
+    check.damage = judge.damage(
+        [{**own, **(outputs or {})} for own, outputs in zip(reference.outputs, expected, strict=True)],
+        [own if outputs else None for own, outputs in zip(reference.outputs, expected, strict=True)],
+        entries,
+    )
     if check.verdict == "undecided":
         notes.append(f"Whether the source agrees with {outside.label} is undecided: {check.reason}")
     elif check.verdict != "broken":
