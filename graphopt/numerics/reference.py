@@ -187,7 +187,7 @@ def _plan(
     setting = ImageSetting(source.ir.metadata_props, {**options.dims, **frozen}, options.pixels)
     given = tuple(load_inputs(options.inputs, specs, setting, told.append)) if options.inputs else ()
     if options.pixels is not None and not told:
-        raise BadInput(f"--pixels {options.pixels} is about images, and there are none: give some with --inputs.")
+        raise BadInput(f"--pixels {options.pixels} is about images, and --inputs has none.")
     how = "; ".join(dict.fromkeys(told))
     turns: list[Distribution] = [DISTRIBUTIONS[i % len(DISTRIBUTIONS)] for i in range(options.sets)]
     if options.special:

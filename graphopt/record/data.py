@@ -259,15 +259,18 @@ class DamageEntry(msgspec.Struct):
     Attributes:
         task: What the model does: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
         origin: How that is known: its metadata, or the form of its outputs.
-        agreement: The share of decisions that stay: matched / (matched + lost + new), or of the feeds
-            whose top-1 class stays; None where the reference decides nothing on any feed.
+        agreement: The share of decisions that stay: matched / (matched + lost + new), or of the pictures
+            whose top-1 class stays; None where neither model decides anything on any feed.
         total: How many decisions the reference makes.
-        matched, lost, new: Of these how many stay, go, and come.
+        matched: How many of these stay. A score within 0.01 of the confidence decides nothing.
+        lost: How many go.
+        new: How many come besides.
         moved_px: How far the corners of a matched box moved at most, in pixels of the model's input.
         moved_median_px: The median of that.
         score_change: The largest change of the score of a matched decision.
         iou: The least overlap of a matched pair: of boxes, for ``segment`` of masks.
-        keypoints_px: How far a keypoint of a matched pair moved at most.
+        keypoints_px: How far a keypoint of a matched pair that the reference sees moved at most, in pixels
+            of the model's input.
         confidence: The score from which a detection counts.
         feeds: On how many feeds.
         sentence: The same in one sentence.

@@ -45,9 +45,7 @@ class Found:
 
     def at(self, index: Array) -> Found:
         """Some of them."""
-        return Found(
-            self.boxes[index], self.scores[index], self.classes[index], self.more[index], self.masks
-        )
+        return Found(self.boxes[index], self.scores[index], self.classes[index], self.more[index], self.masks)
 
 
 @dataclass(frozen=True)

@@ -205,9 +205,7 @@ def _cropped(image: Array, height: int, width: int, margin: float) -> Array:
     rows, columns = image.shape[:2]
     if height == width:
         short = round(height * margin)
-        scale = (
-            (short, short * columns // rows) if rows <= columns else (short * rows // columns, short)
-        )
+        scale = (short, short * columns // rows) if rows <= columns else (short * rows // columns, short)
     else:
         scale = round(height * margin), round(width * margin)
     picture = Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
