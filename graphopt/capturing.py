@@ -116,7 +116,7 @@ class Capture:
     ) -> None:
         """Write one run. An application does not fail because a disk is full: it is warned."""
         try:
-            scratch = self.folder / f".capture-{os.getpid()}-{next(self._numbers)}"
+            scratch = self.folder / f".capture-{os.getpid()}-{threading.get_ident()}"
             scratch.mkdir()
             try:
                 self._write(scratch, output_names, feed, outputs)

@@ -212,6 +212,9 @@ def sentence(entry: DamageEntry, *, given: bool) -> str:
         parts.append(f"{entry.new} new")
     if entry.moved_px is not None:
         parts.append(f"moved at most {pixels(entry.moved_px)}")
+        # Among boxes that overlap, another one may have been kept: most did not move as far.
+        if entry.moved_px >= 1 and entry.moved_median_px is not None:
+            parts.append(f"half of them at most {pixels(entry.moved_median_px)}")
     if entry.keypoints_px is not None:
         parts.append(f"keypoints at most {pixels(entry.keypoints_px)}")
     if entry.task == "segment" and entry.iou is not None:
