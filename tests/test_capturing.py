@@ -65,9 +65,7 @@ def test_other_outputs_are_found_out(session: ort.InferenceSession, path: Path, 
     assert graphopt.check(path, path, options).verdict == "broken"
 
 
-def test_within_the_context_the_session_itself_saves(
-    session: ort.InferenceSession, tmp_path: Path
-) -> None:
+def test_within_the_context_the_session_itself_saves(session: ort.InferenceSession, tmp_path: Path) -> None:
     held = session.run
     with graphopt.capture(session, tmp_path, limit=2, every=2) as captured:
         for seed in range(7):
@@ -100,9 +98,7 @@ def test_what_does_not_go_through_run_is_said(session: ort.InferenceSession, tmp
     assert (captured.saved, captured.passed) == (0, 3)
 
 
-def test_threads_and_a_second_capture_share_a_folder(
-    session: ort.InferenceSession, tmp_path: Path
-) -> None:
+def test_threads_and_a_second_capture_share_a_folder(session: ort.InferenceSession, tmp_path: Path) -> None:
     captures = [graphopt.capture(session, tmp_path / "runs", limit=20) for _ in range(2)]
 
     def work(captured: graphopt.Capture) -> None:
@@ -160,8 +156,7 @@ def test_what_cannot_be_is_one_sentence(session: ort.InferenceSession, tmp_path:
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
-    code = "import sys, graphopt; graphopt.capture; print([m for m in sys.modules if m in %r])" % (
-        ["numpy", "onnx", "onnxruntime", "onnx_ir", "msgspec"],
-    )
+    heavy = ["numpy", "onnx", "onnxruntime", "onnx_ir", "msgspec"]
+    code = f"import sys, graphopt; graphopt.capture; print([m for m in sys.modules if m in {heavy}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -44,12 +44,22 @@ def mask(found: Found, index: int, size: tuple[int, int], window: tuple[slice, s
         window: Rows and columns.
     """
     assert found.masks is not None
-    small = np.tensordot(found.more[index], found.masks, axes=1)
     rows, columns = window
-    large = _scaling(small.shape[0], size[0])[rows] @ small @ _scaling(small.shape[1], size[1])[columns].T
+    # Only what the window shows of the prototypes is scaled up.
+    tall, wide = (_scaling(n, whole) for n, whole in zip(found.masks.shape[1:], size, strict=True))
+    above, aside = _seen(tall, rows), _seen(wide, columns)
+    part = found.masks[:, above, aside]
+    small = (found.more[index] @ part.reshape(len(part), -1)).reshape(part.shape[1:])
+    large = tall[rows, above] @ small @ wide[columns, aside].T
     x1, y1, x2, y2 = found.boxes[index]
     x, y = np.arange(columns.start, columns.stop), np.arange(rows.start, rows.stop)
     return (large > 0) & ((x >= x1) & (x < x2))[None] & ((y >= y1) & (y < y2))[:, None]
+
+
+def _seen(scaling: Array, window: slice) -> slice:
+    """The points that a window of what is scaled depends on."""
+    points = np.flatnonzero(scaling[window].any(axis=0))
+    return slice(points[0], points[-1] + 1) if points.size else slice(0, 0)
 
 
 @lru_cache(maxsize=16)
