@@ -59,7 +59,7 @@ class Capture:
         self,
         output_names: Sequence[str] | None,
         input_feed: Mapping[str, Any],
-        run_options: ort.RunOptions | None = None,
+        run_options: Any = None,
     ) -> Sequence[Any]:
         """Run the session, and save the run where it is one of those to save."""
         outputs = self._run(output_names, input_feed, run_options)
@@ -165,8 +165,7 @@ def _proto(
 ) -> onnx.TensorProto | onnx.SequenceProto | onnx.MapProto | onnx.OptionalProto:
     """A value as ONNX test data has it."""
     import numpy as np
-    import onnx
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     if hasattr(value, "numpy"):
         value = value.numpy()  # an OrtValue
@@ -179,7 +178,7 @@ def _proto(
     array = np.asarray(value)
     if array.dtype.kind in "USO":
         texts = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1)]
-        return helper.make_tensor(name, onnx.TensorProto.STRING, array.shape, texts)
+        return numpy_helper.from_array(np.array(texts, dtype=object).reshape(array.shape), name)
     return numpy_helper.from_array(np.ascontiguousarray(array), name)
 
 

@@ -48,7 +48,7 @@ def test_a_captured_run_is_checked_on_its_feeds_and_its_outputs(
     for seed in range(3):
         expected = session.run(None, feed(seed, rows=seed + 1))
         for own, other in zip(captured.run(None, feed(seed, rows=seed + 1)), expected, strict=True):
-            assert np.array_equal(own, other)
+            assert np.array_equal(np.asarray(own), np.asarray(other))
     assert captured.saved == 3
     assert [port.name for port in captured.get_inputs()] == ["x", "w"]
     options = CheckOptions(inputs=[tmp_path / "runs"], reference=str(tmp_path / "runs"))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -145,7 +143,7 @@ def pictures(task: Task, outputs: Outputs, size: tuple[int, int]) -> list[Pictur
     raw, masks = outputs.get(task.output), outputs.get(task.masks or "")
     if not isinstance(raw, np.ndarray) or raw.ndim != 3 or (task.masks and not isinstance(masks, np.ndarray)):
         return None
-    tensors: Sequence[Any] = [None] * len(raw) if masks is None else masks
+    tensors: list[Array | None] = [None] * len(raw) if masks is None else list(masks)
     return [
         Picture(
             task,

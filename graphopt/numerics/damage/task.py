@@ -76,7 +76,7 @@ def recognise(metadata: Mapping[str, str], runs: Sequence[Outputs]) -> Task | No
         for name, value in runs[0].items()
         if isinstance(value, np.ndarray) and is_float(value.dtype) and value.dtype.kind != "c"
     }
-    kind = next((kind for kind in _KINDS if kind == metadata.get("task")), None)
+    kind: Kind | None = next((kind for kind in _KINDS if kind == metadata.get("task")), None)
     names = _names(metadata)
     if kind == "classify":
         return _classifier(arrays, "its metadata", "probabilities")

@@ -209,7 +209,7 @@ def _cropped(image: Array, height: int, width: int, margin: float) -> Array:
     else:
         scale = round(height * margin), round(width * margin)
     picture = Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
-    scaled = np.asarray(picture.resize(scale[::-1], Image.Resampling.BILINEAR))
+    scaled = np.asarray(picture.resize((scale[1], scale[0]), Image.Resampling.BILINEAR))
     top, left = round((scale[0] - height) / 2), round((scale[1] - width) / 2)
     return scaled[top : top + height, left : left + width].reshape(height, width, image.shape[2])
 

@@ -179,8 +179,10 @@ def test_a_file_that_is_no_image(tmp_path: Path) -> None:
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "cv2" else real(name, *rest)
-    )
+
+    def find(name: str, package: str | None = None) -> Any:
+        return None if name == "cv2" else real(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
     with pytest.raises(MissingExtra, match=r"need opencv-python: pip install 'graphopt\[images\]'"):
         plan_images([spec(1, 3, 8, 8)], ImageSetting())
