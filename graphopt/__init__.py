@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from graphopt.api import diagnose as diagnose
     from graphopt.api import diff as diff
     from graphopt.api import run as run
+    from graphopt.capturing import Capture as Capture
+    from graphopt.capturing import capture as capture
     from graphopt.errors import BadInput as BadInput
     from graphopt.errors import GraphoptError as GraphoptError
     from graphopt.errors import MissingExtra as MissingExtra
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from graphopt.rewrite.changes import Declined as Declined
     from graphopt.rewrite.changes import Diff as Diff
     from graphopt.rewrite.gate import Gate as Gate
+    from graphopt.rewrite.passes import Loss as Loss
     from graphopt.rewrite.passes import Numerics as Numerics
     from graphopt.rewrite.passes import OpaquePass as OpaquePass
     from graphopt.rewrite.passes import Pass as Pass
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "adapters": ("onnx_ir_pass", "onnxscript_pass", "proto_pass", "surgeon_pass"),
     "api": ("CheckFailed", "Result", "check", "diagnose", "diff", "run"),
+    "capturing": ("Capture", "capture"),
     "errors": (
         "BadInput",
         "GraphoptError",
@@ -61,6 +65,7 @@ _HOMES = {
     "rewrite.changes": ("Change", "Declined", "Diff"),
     "rewrite.gate": ("Gate",),
     "rewrite.passes": (
+        "Loss",
         "Numerics",
         "OpaquePass",
         "Pass",

@@ -49,6 +49,7 @@ def run(
     samples: int | None = None,
     special: bool = False,
     reference: str | Path | None = None,
+    pixels: str | None = None,
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
@@ -81,6 +82,8 @@ def run(
         special: Whether to draw one more, with NaN and infinities.
         reference: What the source itself is checked against first: saved outputs of ``inputs`` (an .npz,
             or a folder), or ``"torch:FILE.pt"``, which is loaded as ``torch.load`` does and may run code.
+        pixels: How the pixels of images in ``inputs`` become numbers: ``unit``, ``signed``, ``imagenet`` or
+            ``raw``; by default as the model's metadata says, else ``unit``.
         atol: Absolute tolerance, as a share of each slice's scale; by output name if a mapping.
         rtol: Relative tolerance; by output name if a mapping.
         provider: ONNX Runtime's execution provider for the checks.
@@ -104,6 +107,7 @@ def run(
         samples=samples,
         special=special,
         reference=reference,
+        pixels=pixels,
         atol=atol,
         rtol=rtol,
         provider=provider,
@@ -172,6 +176,7 @@ def diagnose(
     samples: int | None = None,
     special: bool = False,
     reference: str | Path | None = None,
+    pixels: str | None = None,
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
@@ -198,6 +203,7 @@ def diagnose(
         samples: How many feeds to draw.
         special: Whether to draw one more, with NaN and infinities.
         reference: What the source itself is checked against first.
+        pixels: How the pixels of images become numbers.
         atol: Absolute tolerance.
         rtol: Relative tolerance.
         provider: The execution provider.
@@ -222,6 +228,7 @@ def diagnose(
         samples=samples,
         special=special,
         reference=reference,
+        pixels=pixels,
         atol=atol,
         rtol=rtol,
         provider=provider,

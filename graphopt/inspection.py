@@ -144,7 +144,7 @@ def _feeds(model: Model, path: Path, options: CheckOptions) -> FeedReport:
             raise  # it may be these that are wrong, and not the model
         return FeedReport(origin, str(error))
     runtime.close(reference.spec)
-    return _report(reference.plan, origin, notes=list(reference.notes))
+    return _report(reference.plan, reference.plan.origin(origin), notes=list(reference.notes))
 
 
 def _refused(plan: FeedPlan) -> list[dict[str, Any]]:

@@ -149,6 +149,7 @@ def _of_file(settings: CheckSettings) -> dict[str, Any]:
         "samples": settings.samples,
         "special": settings.special,
         "reference": settings.reference,
+        "pixels": settings.pixels,
         "atol": settings.atol,
         "rtol": settings.rtol,
         "provider": settings.provider,

@@ -14,6 +14,7 @@ def check(
     a: Annotated[Path, typer.Argument(metavar="A", help="The model that is right.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The model to check against it.")],
     inputs: o.Inputs = None,
+    pixels: o.Pixels = None,
     dim: o.Dims = None,
     seed: o.Seed = None,
     samples: o.Samples = None,
@@ -40,6 +41,7 @@ def check(
 
     options = o.check_options(
         inputs=tuple(inputs or ()) or None,
+        pixels=pixels,
         dims=o.sizes(dim) or None,
         seed=seed,
         samples=samples,

@@ -8,6 +8,7 @@ from graphopt.cli import options as o
 def inspect(
     model: o.Model,
     inputs: o.Inputs = None,
+    pixels: o.Pixels = None,
     dim: o.Dims = None,
     seed: o.Seed = None,
     samples: o.Samples = None,
@@ -27,6 +28,7 @@ def inspect(
 
     options = o.check_options(
         inputs=tuple(inputs or ()) or None,
+        pixels=pixels,
         dims=o.sizes(dim) or None,
         seed=seed,
         samples=samples,

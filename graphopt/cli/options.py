@@ -54,7 +54,17 @@ Settings = Annotated[
 Inputs = Annotated[
     list[Path] | None,
     typer.Option(
-        "--inputs", metavar="PATH", help="Feeds: .npz, folder of .npy, ONNX test data set. Repeatable."
+        "--inputs",
+        metavar="PATH",
+        help="Feeds: .npz, folder of .npy, ONNX test data set, images or a folder of them. Repeatable.",
+    ),
+]
+Pixels = Annotated[
+    str | None,
+    typer.Option(
+        "--pixels",
+        metavar="unit|signed|imagenet|raw",
+        help="How images become numbers (default: as the model's metadata says, else from 0 to 1).",
     ),
 ]
 Dims = Annotated[

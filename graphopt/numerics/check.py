@@ -119,7 +119,7 @@ class Checker:
         """The feeds as the record has them."""
         sets = self.reference.feeds
         seeds = {feed.seed for feed in sets if feed.distribution != "data"}
-        return Feeds(len(sets), sorted(seeds), self.options.origin)
+        return Feeds(len(sets), sorted(seeds), self.reference.plan.origin(self.options.origin))
 
     @property
     def tolerance(self) -> Tolerance:
@@ -282,7 +282,8 @@ class Checker:
         verdict, reason = self._blame(final, self._loaded, changes)
         seconds = time.perf_counter() - begin
         made = final.outcome.create_seconds if final.entry.verdict != "does not run" else None
-        return AsLoaded(verdict, final.entry.outputs, seconds, reason, final.entry.local, made)
+        entry = final.entry
+        return AsLoaded(verdict, entry.outputs, seconds, reason, entry.local, made, entry.damage)
 
     def _look_into_loading(self, final: Judgement, spec: SessionSpec, changes: Sequence[Signature]) -> None:
         """Check each place that the runtime rewrites at load, where the outputs leave the verdict open.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.numerics.compare import Baseline, Outputs
+from graphopt.numerics.damage.measure import DamageMeter
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.feeding.sizes import Shape, resolve
 from graphopt.numerics.options import Tolerances
@@ -16,7 +17,7 @@ from graphopt.numerics.rounding.floor import NoiseFloor
 from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
 from graphopt.numerics.values import digest
-from graphopt.record.data import CheckEntry, OutputCheck, worst
+from graphopt.record.data import CheckEntry, DamageEntry, OutputCheck, worst
 from graphopt.rewrite.passes import Numerics, Signature
 
 Digests = Mapping[str, str]
@@ -38,6 +39,15 @@ class Judgement:
     digests: Digests = field(default_factory=dict[str, str])
     outcome: Outcome = field(default_factory=lambda: Outcome("ok"))
     outputs: tuple[Outputs | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What to expect of a candidate, and what to feed it; None for a feed that it cannot take."""
+
+    baseline: Baseline
+    outputs: Sequence[Outputs]
+    feeds: Sequence[FeedSet | None]
 
 
 class Judge:
@@ -70,7 +80,8 @@ class Judge:
         self._runtime = runtime
         self._atol, self._rtol = atol, rtol
         self._sampler = sampler
-        self._mapped: dict[tuple[int, ...], tuple[Sequence[Signature], Baseline, list[FeedSet | None]]] = {}
+        self._mapped: dict[tuple[int, ...], tuple[Sequence[Signature], _Expected]] = {}
+        self._damage = DamageMeter(reference.metadata, reference.feeds)
         self.baseline = self._baseline(reference.outputs, self._measure)
 
     def _measure(self, baseline: Baseline, changes: Sequence[Signature] = ()) -> NoiseFloor:
@@ -126,7 +137,8 @@ class Judge:
             lossy: Whether values may change on purpose.
         """
         begin = time.perf_counter()
-        expected, feeds = self._through(changes)
+        expected = self._through(changes)
+        feeds = expected.feeds
         given = [feed for feed in feeds if feed is not None]
         if not given:
             reason = "No feed has the sizes that the passes froze: give data of these with --inputs or --dim."
@@ -138,28 +150,43 @@ class Judge:
             return Judgement(entry, outcome=outcome)
         results = iter(outcome.outputs)
         outputs = tuple(None if feed is None else next(results) for feed in feeds)
-        entries = expected.compare(outputs, Numerics.LOSSY if lossy else Numerics.REASSOCIATES)
+        entries = expected.baseline.compare(outputs, Numerics.LOSSY if lossy else Numerics.REASSOCIATES)
         for entry in entries:
             _tell_steps(entry, self._reference.steps.get(entry.name))
-        entry = summary(entries, time.perf_counter() - begin)
+        entry = summary(entries, 0.0)
+        entry.damage = self.damage(expected.outputs, outputs, entries)
+        entry.seconds = time.perf_counter() - begin
         return Judgement(entry, digests(outcome.outputs), outcome, outputs)
 
-    def _through(self, changes: Sequence[Signature]) -> tuple[Baseline, list[FeedSet | None]]:
-        """The reference as the changes make it: what to expect, and what to feed."""
+    def damage(
+        self, expected: Sequence[Outputs], outputs: Sequence[Outputs | None], entries: Sequence[OutputCheck]
+    ) -> DamageEntry | None:
+        """What a difference means to who uses the model; None where there is none, or it cannot be told.
+
+        Args:
+            expected: The outputs that are right, on each of the reference's feeds.
+            outputs: The outputs to judge, None for a feed that is left out.
+            entries: How they compare.
+        """
+        if all(entry.verdict == "identical" for entry in entries):
+            return None
+        return self._damage.measure(expected, outputs)
+
+    def _through(self, changes: Sequence[Signature]) -> _Expected:
+        """The reference as the changes make it."""
         changes = [change for change in changes if change.changes]
         if not changes:
-            return self.baseline, list(self._reference.feeds)
+            return _Expected(self.baseline, self._reference.outputs, list(self._reference.feeds))
         key = tuple(id(change) for change in changes)
         if key not in self._mapped:
             feeds = [self._feed(feed, changes) for feed in self._reference.feeds]
-            baseline = self.baseline
+            baseline, outputs = self.baseline, self._reference.outputs
             if any(change.outputs is not None for change in changes):
                 outputs = [_mapped_outputs(values, changes) for values in self._reference.outputs]
                 baseline = self._baseline(outputs, functools.partial(self._measure, changes=changes))
             # The changes are kept with it, so that an id in the key is not given to another object.
-            self._mapped[key] = (changes, baseline, feeds)
-        _, baseline, feeds = self._mapped[key]
-        return baseline, feeds
+            self._mapped[key] = changes, _Expected(baseline, outputs, feeds)
+        return self._mapped[key][1]
 
     def _feed(self, feed: FeedSet, changes: Sequence[Signature]) -> FeedSet | None:
         arrays = feed.arrays

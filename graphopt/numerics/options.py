@@ -34,6 +34,9 @@ class CheckOptions:
         threads: Threads within an operator; None for one a core.
         timeout: Seconds that making a session, or one run, may take.
         every_rewrite: Whether to check each place that a pass changed, also where no output shows it.
+        pixels: How pixels of images in ``inputs`` become numbers: ``unit`` (0 to 1), ``signed`` (-1 to 1),
+            ``imagenet`` (torchvision's mean and deviation) or ``raw`` (0 to 255). None: as the model's
+            metadata says, else ``unit``.
         reference: What the source itself is checked against: a file or folder of saved outputs of the
             feeds in ``inputs``, or ``torch:FILE.pt``. None: the source is taken to be right.
     """
@@ -50,6 +53,7 @@ class CheckOptions:
     timeout: float | None = 600.0
     every_rewrite: bool = False
     reference: str | None = None
+    pixels: str | None = None
 
     @property
     def sets(self) -> int:

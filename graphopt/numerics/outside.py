@@ -6,7 +6,6 @@ candidate is: per slice, with the tolerance of the options and the source's nois
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import tempfile
 import time
@@ -23,6 +22,7 @@ from graphopt.numerics.compare import Baseline, Outputs
 from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.feeding.userdata import read_expected
 from graphopt.numerics.judge import Judge, summary
+from graphopt.numerics.metadata import literal
 from graphopt.numerics.options import CheckOptions, Tolerances
 from graphopt.numerics.pytorch import TorchRun
 from graphopt.numerics.reference import Reference
@@ -130,6 +130,11 @@ def judge_source(
     )
     entries = baseline.compare([reference.outputs[index] for index in kept])
     check = summary(entries, time.perf_counter() - begin)
+    check.damage = judge.damage(
+        [{**own, **(outputs or {})} for own, outputs in zip(reference.outputs, expected, strict=True)],
+        [own if outputs else None for own, outputs in zip(reference.outputs, expected, strict=True)],
+        entries,
+    )
     if check.verdict == "undecided":
         notes.append(f"Whether the source agrees with {outside.label} is undecided: {check.reason}")
     elif check.verdict != "broken":
@@ -306,22 +311,14 @@ def _shown(shapes: Sequence[Any]) -> str:
 def export_settings(source: Model, inputs: Sequence[Any]) -> dict[str, Any]:
     """The options that Ultralytics would export the source with, read from the metadata that it left."""
     metadata = source.ir.metadata_props
-    recorded = _literal(metadata.get("args", ""))
+    recorded = literal(metadata.get("args", ""))
     settings: dict[str, Any] = {"simplify": False}
     if isinstance(recorded, dict):
         settings |= {name: recorded[name] for name in _SETTINGS if recorded.get(name) is not None}
-    size = _literal(metadata.get("imgsz", ""))
+    size = literal(metadata.get("imgsz", ""))
     shape = inputs[0].shape if inputs and isinstance(inputs[0], np.ndarray) else ()
     if isinstance(size, list):
         settings["imgsz"] = size
     elif len(shape) == 4:
         settings["imgsz"] = [int(number) for number in shape[2:]]
     return settings
-
-
-def _literal(text: str) -> Any:
-    """What a text of metadata stands for; None where it is no literal."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return None

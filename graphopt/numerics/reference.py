@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from graphopt.model import Model
 from graphopt.numerics.compare import Baseline, Outputs
 from graphopt.numerics.feeding.feeds import FeedPlan, FeedSet, Trial, find_feeds
 from graphopt.numerics.feeding.generate import DISTRIBUTIONS, Distribution
+from graphopt.numerics.feeding.images import ImageSetting
 from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.feeding.userdata import load_inputs
 from graphopt.numerics.options import CheckOptions
@@ -61,6 +62,7 @@ class Reference:
         grain: By output, the absolute steps in which its values come.
         steps: By output, the quantization step that it comes in.
         notes: Sentences about how the reference had to be computed.
+        metadata: The source's ``metadata_props``.
     """
 
     label: str
@@ -74,6 +76,7 @@ class Reference:
     grain: Mapping[str, float]
     steps: Mapping[str, float]
     notes: tuple[str, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def feeds(self) -> tuple[FeedSet, ...]:
@@ -125,6 +128,7 @@ def establish(
         grains(source.ir),
         quantization_steps(source.ir),
         (*notes, *plan.notes),
+        dict(source.ir.metadata_props),
     )
 
 
@@ -179,12 +183,17 @@ def _plan(
     frozen: Mapping[str, int],
     seen: dict[str, dict[str, str]],
 ) -> FeedPlan:
-    given = tuple(load_inputs(options.inputs, specs)) if options.inputs else ()
+    told: list[str] = []
+    setting = ImageSetting(source.ir.metadata_props, {**options.dims, **frozen}, options.pixels)
+    given = tuple(load_inputs(options.inputs, specs, setting, told.append)) if options.inputs else ()
+    if options.pixels is not None and not told:
+        raise BadInput(f"--pixels {options.pixels} is about images, and --inputs has none.")
+    how = "; ".join(dict.fromkeys(told))
     turns: list[Distribution] = [DISTRIBUTIONS[i % len(DISTRIBUTIONS)] for i in range(options.sets)]
     if options.special:
         turns.append("special")
     if not turns:
-        return FeedPlan(given)
+        return FeedPlan(given, told=how)
 
     def attempt(feed: FeedSet) -> Trial:
         outcome = runtime.run(spec, [feed])
@@ -203,7 +212,7 @@ def _plan(
         frozen=frozen,
         distributions=turns,
     )
-    return replace(plan, sets=(*given, *plan.sets))
+    return replace(plan, sets=(*given, *plan.sets), told=how)
 
 
 def _finite(outputs: Outputs) -> float:

@@ -57,6 +57,7 @@ class CheckSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
         atol: Absolute tolerance, of all outputs or by output.
         rtol: Relative tolerance, of all outputs or by output.
         reference: ``FILE.npz`` or ``torch:FILE.pt``, with an absolute path.
+        pixels: How pixels of images become numbers.
         provider: The ONNX Runtime execution provider.
         threads: Threads of a session.
         timeout: Seconds for a pass.
@@ -72,6 +73,7 @@ class CheckSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     atol: _Tolerance | dict[str, _Tolerance] | None = None
     rtol: _Tolerance | dict[str, _Tolerance] | None = None
     reference: str | None = None
+    pixels: str | None = None
     provider: str | None = None
     threads: _Count | None = None
     timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -288,6 +290,7 @@ _EXPECTED = {
     "atol": "a number of at least 0, or a table of them by output",
     "rtol": "a number of at least 0, or a table of them by output",
     "reference": "FILE.npz or torch:FILE.pt",
+    "pixels": "unit, signed, imagenet or raw",
     "provider": "the name of an execution provider",
     "threads": "an integer of at least 1",
     "timeout": "seconds, above 0",

@@ -257,6 +257,46 @@ class OutputCheck(msgspec.Struct):
     local: LocalCheck | None = None
 
 
+class DamageEntry(msgspec.Struct):
+    """What a difference means to who uses the model: its decisions, before and after, over all feeds.
+
+    Attributes:
+        task: What the model does: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
+        origin: How that is known: its metadata, or the form of its outputs.
+        agreement: The share of decisions that stay: matched / (matched + lost + new), or of the pictures
+            whose top-1 class stays; None where neither model decides anything on any feed.
+        total: How many decisions the reference makes.
+        matched: How many of these stay. A score within 0.01 of the confidence decides nothing.
+        lost: How many go.
+        new: How many come besides.
+        moved_px: How far the corners of a matched box moved at most, in pixels of the model's input.
+        moved_median_px: The median of that.
+        score_change: The largest change of the score of a matched decision.
+        iou: The least overlap of a matched pair: of boxes, for ``segment`` of masks.
+        keypoints_px: How far a keypoint of a matched pair that the reference sees moved at most, in pixels
+            of the model's input.
+        confidence: The score from which a detection counts.
+        feeds: On how many feeds.
+        sentence: The same in one sentence.
+    """
+
+    task: str
+    origin: str = ""
+    agreement: float | None = None
+    total: int = 0
+    matched: int = 0
+    lost: int = 0
+    new: int = 0
+    moved_px: float | None = None
+    moved_median_px: float | None = None
+    score_change: float | None = None
+    iou: float | None = None
+    keypoints_px: float | None = None
+    confidence: float | None = None
+    feeds: int = 0
+    sentence: str = ""
+
+
 class CheckEntry(msgspec.Struct):
     """The verdict on a model, with one entry for each output and one sentence.
 
@@ -266,6 +306,7 @@ class CheckEntry(msgspec.Struct):
         outputs: Each output.
         reason: The sentence.
         local: What the places say that the pass changed; None where they were not looked at.
+        damage: What the difference means to who uses the model; None where its task is not known.
     """
 
     verdict: Verdict
@@ -273,6 +314,7 @@ class CheckEntry(msgspec.Struct):
     outputs: list[OutputCheck] = []
     reason: str = ""
     local: LocalSummary | None = None
+    damage: DamageEntry | None = None
 
 
 class ReferenceEntry(msgspec.Struct):
@@ -414,6 +456,7 @@ class AsLoaded(msgspec.Struct):
         local: What the places say that the runtime rewrites when it loads the file; None where they were
             not looked at.
         load_seconds: How long the session took to make, as it was measured once; None where none was made.
+        damage: What the difference means to who uses the model; None where its task is not known.
     """
 
     verdict: Verdict
@@ -422,6 +465,7 @@ class AsLoaded(msgspec.Struct):
     reason: str = ""
     local: LocalSummary | None = None
     load_seconds: float | None = None
+    damage: DamageEntry | None = None
 
 
 class ResultEntry(msgspec.Struct):

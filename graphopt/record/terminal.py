@@ -14,6 +14,7 @@ from rich.text import Text
 from graphopt.numerics.pair import CheckReport
 from graphopt.record.data import (
     CheckEntry,
+    DamageEntry,
     OutputCheck,
     PassEntry,
     Record,
@@ -197,6 +198,8 @@ def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
     worst, reason = worst_output(record), _reason(record)
     if worst is not None and not reason.startswith(f"{worst.name}: "):
         table.add_row(worst.name, describe(worst))
+    if (damage := last_damage(record)) is not None:
+        table.add_row("damage", damage.sentence)
     if (places := _places(record)) is not None:
         table.add_row("places", places)
     if result.verdict != "identical" and reason:
@@ -267,6 +270,14 @@ def worst_output(record: Record) -> OutputCheck | None:
     return None
 
 
+def last_damage(record: Record) -> DamageEntry | None:
+    """What the difference means of the last check that found one: of the file as loaded, else of a pass."""
+    result = record.result
+    found = [] if result is None else [result.as_loaded.damage]
+    found += [entry.check.damage for entry in reversed(record.passes) if entry.check is not None]
+    return next((damage for damage in found if damage is not None), None)
+
+
 def describe(output: OutputCheck) -> str:
     """The element that is worst for the scale of its slice, in one line."""
     place = "" if output.worst_slice is None else f"worst slice {output.worst_slice} of axis {output.axis}: "
@@ -311,6 +322,12 @@ def check_report(report: CheckReport) -> RenderableType:
         worst = max((o for o in measured if o.max_abs), key=lambda o: o.max_abs or 0.0, default=None)
         if worst is not None:
             parts.append(Text(f"\n{worst.name}  {describe(worst)}"))
+        for title, damage in (
+            ("not optimized", report.numerics.damage),
+            ("as loaded", report.as_loaded.damage),
+        ):
+            if damage is not None:
+                parts.append(Text(f"damage, {title}  {damage.sentence}"))
     parts.extend(Text(note, style="dim") for note in report.notes)
     parts.append(
         Text(f"{report.feeds.sets} feeds, atol {report.tolerance.atol:g} of each slice's scale,"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graphopt.record.data import CulpritEntry, OutputCheck, PassEntry, Record
 from graphopt.record.diagnosed import culprit_lines
-from graphopt.record.terminal import describe, max_error, number, size_text, worst_output
+from graphopt.record.terminal import describe, last_damage, max_error, number, size_text, worst_output
 from graphopt.record.worse import FAILED
 from graphopt.report.headline import Tone, command_of, headline, members
 from graphopt.storage import write_text
@@ -143,6 +143,10 @@ def _details(record: Record, command: str) -> Iterator[str]:
         *(f"- {_text(note)}" for note in record.notes),
         f"- graphopt {record.graphopt}, {', '.join(f'{k} {v}' for k, v in record.environment.items())}",
     ]
+    if (damage := last_damage(record)) is not None:
+        lines.insert(
+            0, f"- damage: {_text(damage.sentence)} ({_text(damage.task)}, by {_text(damage.origin)})"
+        )
     worst = worst_output(record)
     if worst is not None:
         lines.insert(0, f"- worst: {_code(worst.name)} {_text(describe(worst))}")

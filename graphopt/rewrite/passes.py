@@ -54,6 +54,20 @@ class Signature:
     outputs: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How much a lossy pass may change the outputs: the check demands it in place of the tolerance.
+
+    Attributes:
+        sqnr_db: The least ratio of signal to error of each float output, in decibel of power.
+        agreement: The least share, from 0 to 1, of the model's decisions (detections, top-1 classes)
+            that stay, where it is known what the model decides.
+    """
+
+    sqnr_db: float
+    agreement: float
+
+
 KEEPS = Signature()
 """The signature stays as it is, exactly."""
 
@@ -78,6 +92,11 @@ class Pass(ABC):
     def signature(self) -> Signature:
         """What the pass does to the signature, given its options."""
         return KEEPS
+
+    @property
+    def loss(self) -> Loss | None:
+        """How much a lossy pass may change, given its options; None where it does not say."""
+        return None
 
     def options(self) -> dict[str, Any]:
         """The options by name, as they are set on this pass."""
