@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from graphopt.model import Model as Model
     from graphopt.pipeline.manager import PassManager as PassManager
     from graphopt.pipeline.spec import Pipeline as Pipeline
+    from graphopt.rewrite.calibration import Calibration as Calibration
     from graphopt.rewrite.changes import Change as Change
     from graphopt.rewrite.changes import Declined as Declined
     from graphopt.rewrite.changes import Diff as Diff
@@ -59,6 +60,7 @@ _HOMES = {
     "model": ("Model",),
     "pipeline.manager": ("PassManager",),
     "pipeline.spec": ("Pipeline",),
+    "rewrite.calibration": ("Calibration",),
     "rewrite.changes": ("Change", "Declined", "Diff"),
     "rewrite.gate": ("Gate",),
     "rewrite.passes": (

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from graphopt.numerics.compare import Baseline, Outputs
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.feeding.sizes import Shape, resolve
+from graphopt.numerics.lossy import demand_agreement
 from graphopt.numerics.options import Tolerances
 from graphopt.numerics.reference import Reference
 from graphopt.numerics.rounding.floor import NoiseFloor
@@ -17,7 +18,7 @@ from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
 from graphopt.numerics.values import digest
 from graphopt.record.data import CheckEntry, OutputCheck, worst
-from graphopt.rewrite.passes import Numerics, Signature
+from graphopt.rewrite.passes import Loss, Numerics, Signature
 
 Digests = Mapping[str, str]
 """A digest of each output over all feeds."""
@@ -117,6 +118,7 @@ class Judge:
         changes: Sequence[Signature] = (),
         *,
         lossy: bool = False,
+        loss: Loss | None = None,
     ) -> Judgement:
         """Run a candidate on every feed and compare.
 
@@ -124,9 +126,10 @@ class Judge:
             spec: The candidate's session; it is made once, and not closed.
             changes: What passes changed in the signature, in order.
             lossy: Whether values may change on purpose.
+            loss: By how much, where that is known.
         """
         begin = time.perf_counter()
-        expected, feeds = self._through(changes)
+        _, feeds = self._through(changes)
         given = [feed for feed in feeds if feed is not None]
         if not given:
             reason = "No feed has the sizes that the passes froze: give data of these with --inputs or --dim."
@@ -138,11 +141,31 @@ class Judge:
             return Judgement(entry, outcome=outcome)
         results = iter(outcome.outputs)
         outputs = tuple(None if feed is None else next(results) for feed in feeds)
-        entries = expected.compare(outputs, Numerics.LOSSY if lossy else Numerics.REASSOCIATES)
+        entry = self.compare(outputs, changes, lossy=lossy, loss=loss)
+        entry.seconds = time.perf_counter() - begin
+        return Judgement(entry, digests(outcome.outputs), outcome, outputs)
+
+    def compare(
+        self,
+        outputs: Sequence[Outputs | None],
+        changes: Sequence[Signature] = (),
+        *,
+        lossy: bool = False,
+        loss: Loss | None = None,
+    ) -> CheckEntry:
+        """Compare what a candidate gave on every feed; see `judge`."""
+        begin = time.perf_counter()
+        expected, _ = self._through(changes)
+        entries = expected.compare(outputs, Numerics.LOSSY if lossy else Numerics.REASSOCIATES, loss)
         for entry in entries:
             _tell_steps(entry, self._reference.steps.get(entry.name))
-        entry = summary(entries, time.perf_counter() - begin)
-        return Judgement(entry, digests(outcome.outputs), outcome, outputs)
+        found = summary(entries, time.perf_counter() - begin)
+        demand_agreement(found, loss)
+        return found
+
+    def feeds_through(self, changes: Sequence[Signature]) -> list[FeedSet | None]:
+        """The feeds as a model takes them after changes of the signature; None for one that it cannot take."""
+        return self._through(changes)[1]
 
     def _through(self, changes: Sequence[Signature]) -> tuple[Baseline, list[FeedSet | None]]:
         """The reference as the changes make it: what to expect, and what to feed."""

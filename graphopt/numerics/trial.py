@@ -16,6 +16,7 @@ from graphopt.numerics.check import FAILING, OPEN, Checker, is_lossy, sentence, 
 from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.judge import Judgement
 from graphopt.numerics.local.evidence import may_be_rounding, weigh
+from graphopt.numerics.lossy import combined_loss
 from graphopt.numerics.runtime import SessionSpec
 from graphopt.numerics.signature import signature_faults
 from graphopt.record.data import CheckEntry, Effect, Verdict
@@ -69,7 +70,7 @@ class TrialChecker(Checker):
             return Look(True, signature_effect(faults[0]), sentence(faults))
         spec = self._write(model)
         lossy = is_lossy(steps)
-        judged = self._judge.judge(spec, changes, lossy=lossy)
+        judged = self._judge.judge(spec, changes, lossy=lossy, loss=combined_loss(steps))
         try:
             return self._decided(judged, Path(spec.path), every_place, local=not lossy and not changes)
         finally:
@@ -97,7 +98,7 @@ class TrialChecker(Checker):
             tuple(config.items()), tuple(sorted(disabled)),
         )  # fmt: skip
         changes = signatures(steps)
-        judged = self._judge.judge(spec, changes, lossy=is_lossy(steps))
+        judged = self._judge.judge(spec, changes, lossy=is_lossy(steps), loss=combined_loss(steps))
         wrong = judged.entry.verdict == "broken"
         try:
             if judged.entry.verdict in OPEN and self._open(judged) and not is_lossy(steps):

@@ -227,6 +227,9 @@ class OutputCheck(msgspec.Struct):
         verdict: The verdict of this output.
         reason: One sentence that explains the verdict where it needs one.
         local: What local checks say about it.
+        loss_db: Behind a lossy pass, the ratio of signal to error over all feeds, in decibel, of the kind of
+            slices where it is least; None where nothing differs, and elsewhere.
+        loss_slices: These slices; empty where all are of one kind.
     """
 
     name: str
@@ -251,6 +254,8 @@ class OutputCheck(msgspec.Struct):
     feed: str = ""
     reason: str = ""
     local: LocalCheck | None = None
+    loss_db: float | None = None
+    loss_slices: str = ""
 
 
 class DamageEntry(msgspec.Struct):
