@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from graphopt.rewrite.changes import Declined as Declined
     from graphopt.rewrite.changes import Diff as Diff
     from graphopt.rewrite.gate import Gate as Gate
+    from graphopt.rewrite.passes import KEEPS as KEEPS
     from graphopt.rewrite.passes import Loss as Loss
     from graphopt.rewrite.passes import Numerics as Numerics
     from graphopt.rewrite.passes import OpaquePass as OpaquePass
@@ -64,6 +65,7 @@ _HOMES = {
     "rewrite.changes": ("Change", "Declined", "Diff"),
     "rewrite.gate": ("Gate",),
     "rewrite.passes": (
+        "KEEPS",
         "Loss",
         "Numerics",
         "OpaquePass",

@@ -114,5 +114,3 @@ def merge(entry: CheckEntry, later: CheckEntry, instance: str) -> None:
         if found is not None and worst([output.verdict, found.verdict]) != output.verdict:
             output.verdict, output.local = found.verdict, found.local
             output.reason = f"Against the model that '{instance}' made: {found.reason}"
-
-

@@ -181,7 +181,9 @@ class Checker:
         self._promise = Promise.of(source)
         self._loaded = None
         self._reference = establish(source, path, self.options, self._runtime, frozen)
-        self._shapes = shapes = shapes_of({p.name: p.shape for p in self._promise.interface.inputs if p.shape is not None})
+        self._shapes = shapes = shapes_of(
+            {p.name: p.shape for p in self._promise.interface.inputs if p.shape is not None}
+        )
         atol, rtol = self.options.atol, self.options.rtol
         sampler = Sampler(self._reference, self._runtime, begun[0], self._cache)
         self._judge = Judge(self._reference, shapes, self._runtime, atol=atol, rtol=rtol, sampler=sampler)

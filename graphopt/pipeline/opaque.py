@@ -122,9 +122,7 @@ def run_tool(
     return ToolRun(restored, report, notes, cached)
 
 
-def _feeds_for(
-    step: OpaquePass, model: Model, tools: Toolbox, earlier: Sequence[Pass]
-) -> Calibration | None:
+def _feeds_for(step: OpaquePass, model: Model, tools: Toolbox, earlier: Sequence[Pass]) -> Calibration | None:
     if not step.wants_feeds:
         return None
     if tools.feeds is None:
