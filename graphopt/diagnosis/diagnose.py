@@ -66,7 +66,7 @@ def diagnose_pipeline(stages: Stages, record: Record, folder: Path | None) -> Di
         SourceDiffers: The source is not what the outside reference says.
     """
     found = stages.search()
-    full = found.passes.full
+    full = found.full
     assert full is not None
     assert full.outcome is not None
     record.passes = full.outcome.entries
@@ -117,7 +117,8 @@ def _told(found: Found, look: Look, stages: Stages, record: Record, folder: Path
                 place = folder if len(guilty) == 1 else folder / f"{number}"
                 stages.tell(f"the smallest model that shows {' with '.join(map(str, case.entry.members))}")
                 write_repro(case, stages, record, place)
-    record.culprits = [case.entry for case in guilty]
+    record.damage_ranking = [layer for ranking in found.rankings for layer in ranking.layers]
+    record.culprits = [ranking.entry() for ranking in found.rankings] + [case.entry for case in guilty]
     if look.failed:
         record.clean_without_culprits = found.clean
     verdict, reason = _verdict(found, look, guilty, innocent)
@@ -127,6 +128,11 @@ def _told(found: Found, look: Look, stages: Stages, record: Record, folder: Path
 def _verdict(
     found: Found, look: Look, guilty: Sequence[Case], innocent: Sequence[Case]
 ) -> tuple[Outcome, str]:
+    if found.rankings:
+        names = ", ".join(case.entry.workaround for case in guilty)
+        more = f"; {names} breaks the model as well" if guilty else ""
+        lost = " ".join(ranking.entry().reason for ranking in found.rankings)
+        return "culprits", f"{lost.rstrip('.')}{more}."
     if guilty:
         names = ", ".join(" with ".join(map(str, case.entry.members)) for case in guilty)
         rest = "" if found.clean else f"; not all is found: {found.problem}"

@@ -104,6 +104,11 @@ def merge(entry: CheckEntry, later: CheckEntry, instance: str) -> None:
         instance: The lossy pass.
     """
     entry.local = later.local
+    suspected = later.local is not None and later.local.wrong > 0
+    if later.verdict == "undecided" and entry.verdict == "within tolerance" and not suspected:
+        # Steps that flip are the noise of the quantized model, and it keeps to its loss with them.
+        entry.reason += f" What moved since '{instance}' may be its rounding."
+        return
     if later.verdict in _GOOD or worst([entry.verdict, later.verdict]) == entry.verdict:
         return
     entry.verdict = later.verdict

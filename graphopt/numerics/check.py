@@ -344,7 +344,9 @@ class Checker:
                 self._look_into_loading(final, spec, changes)
         elif final.entry.verdict != "does not run":
             later = replace(final, entry=behind.compare(final.outputs, changes))
-            if later.entry.verdict in OPEN:
+            if later.entry.verdict == "broken" or (
+                final.entry.verdict in OPEN and later.entry.verdict in OPEN
+            ):
                 self._look_into_loading(later, spec, changes, behind.judge)
             merge(final.entry, later.entry, behind.instance)
 

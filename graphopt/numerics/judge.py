@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from graphopt.numerics.compare import Baseline, Outputs
+from graphopt.numerics.compare import Baseline, Outputs, structure_fault
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.feeding.sizes import Shape, resolve
-from graphopt.numerics.lossy import demand_agreement
+from graphopt.numerics.lossy import demand_agreement, ratios
 from graphopt.numerics.options import Tolerances
 from graphopt.numerics.reference import Reference
 from graphopt.numerics.rounding.floor import NoiseFloor
 from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
-from graphopt.numerics.values import digest
+from graphopt.numerics.slices import Leaf
+from graphopt.numerics.values import Array, digest, flatten
 from graphopt.record.data import CheckEntry, OutputCheck, worst
 from graphopt.rewrite.passes import Loss, Numerics, Signature
 
@@ -162,6 +164,41 @@ class Judge:
         found = summary(entries, time.perf_counter() - begin)
         demand_agreement(found, loss)
         return found
+
+    def noise(self, spec: SessionSpec, changes: Sequence[Signature], most: int) -> float:
+        """The largest ratio of error to signal in power of any output on a few feeds.
+
+        Args:
+            spec: The candidate's session; it is made once, and not closed.
+            changes: What passes changed in the signature, in order.
+            most: On how many feeds at most, spread over all.
+
+        Returns:
+            Infinite where it does not run, has other shapes, or is not finite on one side only.
+        """
+        expected, feeds = self._through(changes)
+        rows = [row for row, feed in enumerate(feeds) if feed is not None]
+        rows = rows[:: max(1, -(-len(rows) // most))]
+        outcome = self._runtime.run(spec, [feed for row in rows if (feed := feeds[row])], fresh=True)
+        if outcome.status != "ok":
+            return math.inf
+        highest = 0.0
+        for name in expected.names:
+            pairs: list[tuple[Leaf, Array]] = []
+            for row, run in zip(rows, outcome.outputs, strict=True):
+                found = flatten(run.get(name))
+                if structure_fault(expected.leaves(name)[row], found):
+                    return math.inf
+                pairs += [
+                    (leaf, array)
+                    for leaf, (_, array) in zip(expected.leaves(name)[row], found, strict=True)
+                    if array is not None
+                ]
+            told, special = ratios(pairs)
+            if special:
+                return math.inf
+            highest = max([highest, *(10 ** (-ratio / 10) for _, ratio in told if ratio > -math.inf)])
+        return highest
 
     def feeds_through(self, changes: Sequence[Signature]) -> list[FeedSet | None]:
         """The feeds as a model takes them after changes of the signature; None for one that it cannot take."""

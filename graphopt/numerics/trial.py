@@ -23,6 +23,10 @@ from graphopt.record.data import CheckEntry, Effect, Verdict
 from graphopt.rewrite.passes import Pass
 
 
+_MEASURED = 3
+"""On so many feeds are layers compared with each other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """What a trial saw.
@@ -73,6 +77,26 @@ class TrialChecker(Checker):
         judged = self._judge.judge(spec, changes, lossy=lossy, loss=combined_loss(steps))
         try:
             return self._decided(judged, Path(spec.path), every_place, local=not lossy and not changes)
+        finally:
+            self._runtime.close(spec)
+            shutil.rmtree(Path(spec.path).parent, ignore_errors=True)
+
+    def noise(self, model: Model, steps: Sequence[Pass], feeds: int = _MEASURED) -> float:
+        """Measure how far the outputs of a model are off, for comparing layers with each other.
+
+        Args:
+            model: The model.
+            steps: The passes that changed it, in order.
+            feeds: On how many feeds at most.
+
+        Returns:
+            The largest ratio of error to signal in power of any output; infinite where it does not run or is
+            not finite on one side only.
+        """
+        assert self._judge is not None
+        spec = self._write(model)
+        try:
+            return self._judge.noise(spec, signatures(steps), feeds)
         finally:
             self._runtime.close(spec)
             shutil.rmtree(Path(spec.path).parent, ignore_errors=True)

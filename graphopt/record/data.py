@@ -613,6 +613,28 @@ class CulpritEntry(msgspec.Struct):
     notes: list[str] = []
 
 
+class LayerDamage(msgspec.Struct):
+    """What one layer of a lossy pass does to the outputs.
+
+    Attributes:
+        component: The layer.
+        pass_: The pass instance.
+        sqnr_db: Signal over error of the worst output with nothing but this layer changed, on a few feeds, in
+            decibel; None where nothing differs (``harmless``), or nothing comes out that is finite.
+        harmless: Whether no output differs at all.
+        together: With how many layers it was measured, itself among them: those that do too little to be
+            told apart.
+        left_out: Whether it must be left as it was for the pass to keep to its loss.
+    """
+
+    component: str
+    pass_: str = msgspec.field(default="", name="pass")
+    sqnr_db: float | None = None
+    harmless: bool = False
+    together: int = 1
+    left_out: bool = False
+
+
 class DiagnosisEntry(msgspec.Struct):
     """What a diagnosis comes to.
 
@@ -653,6 +675,8 @@ class Record(msgspec.Struct):
         clean_without_culprits: Whether the model was seen to be right without them; None where nothing
             was searched for.
         trials: How many trials the search took.
+        damage_ranking: Of a lossy pass that lost more than it may, the layers by the damage that each does,
+            the worst first.
     """
 
     command: str
@@ -673,6 +697,7 @@ class Record(msgspec.Struct):
     culprits: list[CulpritEntry] = []
     clean_without_culprits: bool | None = None
     trials: int = 0
+    damage_ranking: list[LayerDamage] = []
 
 
 def to_json(record: Record) -> bytes:
