@@ -29,7 +29,6 @@ def heal(stages: Stages, record: Record, path: Path | None, skips: tuple[Skip, .
     record.trials = found.trials if found.culprits or found.rankings else 0
     record.culprits = [ranking.entry() for ranking in found.rankings]
     record.culprits += [brief_entry(culprit, trials) for culprit, trials in found.culprits]
-    record.damage_ranking = [layer for ranking in found.rankings for layer in ranking.layers]
     outcome = found.outcome
     if outcome.failure is not None or found.loaded is None:
         if outcome.failure is not None and found.problem:

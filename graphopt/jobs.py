@@ -20,8 +20,8 @@ from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import Plan
 from graphopt.record.data import Record
 from graphopt.results import begin_record
-from graphopt.rewrite.gate import Gate
 from graphopt.rewrite.calibration import Calibration
+from graphopt.rewrite.gate import Gate
 from graphopt.rewrite.passes import OpaquePass, Pass
 
 if TYPE_CHECKING:

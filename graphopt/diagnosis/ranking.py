@@ -9,6 +9,7 @@ rest keeps to the loss; how many it takes is found by doubling and halving.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ def rank(
         else:
             heapq.heappush(heap, (-found.noise, spent, found))
 
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in itertools.pairwise(cuts):
         take(tuple(layers[low:high]))
     while heap and spent + 2 <= limit:
         worst = heapq.nlargest(NAMED, (found.noise for found in done))
@@ -149,6 +150,7 @@ class Ranking:
             reason=reason,
             check=self.full.entry,
             workaround=" ".join(skips) + (f" and {rest} more" if rest else ""),
+            ranking=self.layers,
         )
 
 
@@ -218,9 +220,7 @@ class Ranker:
         if count == len(order):
             off = (Part(self.instance),)
         without = looks.get(count, Look(False))
-        return Ranking(
-            self.instance, _entries(self.instance, groups, count), off, full, without, spent + tried
-        )
+        return Ranking(self.instance, _entries(groups, count), off, full, without, spent + tried)
 
     def _look(self, model: Model | None, outcome: Outcome, step: OpaquePass) -> Look:
         if model is None:
@@ -228,7 +228,7 @@ class Ranker:
         return self.checker.look(model, [*outcome.steps, step])
 
 
-def _entries(instance: str, groups: Sequence[Ranked], count: int) -> list[LayerDamage]:
+def _entries(groups: Sequence[Ranked], count: int) -> list[LayerDamage]:
     found: list[LayerDamage] = []
     for group in groups:
         told = 0 < group.noise < math.inf
@@ -236,7 +236,6 @@ def _entries(instance: str, groups: Sequence[Ranked], count: int) -> list[LayerD
             found.append(
                 LayerDamage(
                     component=layer,
-                    pass_=instance,
                     sqnr_db=-10 * math.log10(group.noise) if told else None,
                     harmless=group.noise == 0,
                     together=len(group.layers),

@@ -201,7 +201,7 @@ class Judge:
         return highest
 
     def feeds_through(self, changes: Sequence[Signature]) -> list[FeedSet | None]:
-        """The feeds as a model takes them after changes of the signature; None for one that it cannot take."""
+        """The feeds as a model takes them after changes of the signature; None for what it cannot take."""
         return self._through(changes)[1]
 
     def _through(self, changes: Sequence[Signature]) -> tuple[Baseline, list[FeedSet | None]]:

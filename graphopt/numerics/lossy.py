@@ -9,6 +9,7 @@ is no better, as a class that no feed shows is all error. So slices are taken to
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -94,7 +95,7 @@ def kinds(power: Wide) -> list[list[int]]:
         return []
     order = [int(i) for i in np.argsort(-power, kind="stable")]
     found = [[order[0]]]
-    for before, now in zip(order, order[1:], strict=False):
+    for before, now in itertools.pairwise(order):
         if power[now] > 0 and power[before] >= power[now] * _JUMP**2:
             found.append([])
         found[-1].append(now)
@@ -136,7 +137,6 @@ def demand(
     if not found:
         _demand_equal(entry, loss)
         return
-    assert entry.loss_db is not None or found
     ratio = min(ratio for _, ratio in found)
     if ratio == -math.inf:
         entry.verdict = "undecided"

@@ -22,7 +22,6 @@ from graphopt.numerics.signature import signature_faults
 from graphopt.record.data import CheckEntry, Effect, Verdict
 from graphopt.rewrite.passes import Pass
 
-
 _MEASURED = 3
 """On so many feeds are layers compared with each other."""
 

@@ -581,8 +581,30 @@ class EvidenceEntry(msgspec.Struct):
     without: float | None = None
 
 
+class LayerDamage(msgspec.Struct):
+    """What one layer of a lossy pass does to the outputs.
+
+    Attributes:
+        component: The layer.
+        sqnr_db: Signal over error of the worst output with nothing but this layer changed, on a few feeds, in
+            decibel; None where nothing differs (``harmless``), or nothing comes out that is finite.
+        harmless: Whether no output differs at all.
+        together: With how many layers it was measured, itself among them: those that do too little to be
+            told apart.
+        left_out: Whether it must be left as it was for the pass to keep to its loss.
+    """
+
+    component: str
+    sqnr_db: float | None = None
+    harmless: bool = False
+    together: int = 1
+    left_out: bool = False
+
+
 class CulpritEntry(msgspec.Struct):
     """A smallest set of units that makes the model wrong: several members mean that only together do.
+
+    Of a lossy pass that loses more than it may, the members are the fewest layers to leave as they were.
 
     Attributes:
         members: The units.
@@ -597,6 +619,8 @@ class CulpritEntry(msgspec.Struct):
         workaround: What to leave out, as ``--skip`` takes it or as a session entry, in one line.
         repro: The folder of the reproduction, if one was written.
         notes: Sentences about what could not be done.
+        ranking: Of a lossy pass that loses more than it may, all layers by the damage that each does, the
+            worst first; empty for any other culprit.
     """
 
     members: list[Member]
@@ -611,28 +635,12 @@ class CulpritEntry(msgspec.Struct):
     workaround: str = ""
     repro: str | None = None
     notes: list[str] = []
+    ranking: list[LayerDamage] = []
 
-
-class LayerDamage(msgspec.Struct):
-    """What one layer of a lossy pass does to the outputs.
-
-    Attributes:
-        component: The layer.
-        pass_: The pass instance.
-        sqnr_db: Signal over error of the worst output with nothing but this layer changed, on a few feeds, in
-            decibel; None where nothing differs (``harmless``), or nothing comes out that is finite.
-        harmless: Whether no output differs at all.
-        together: With how many layers it was measured, itself among them: those that do too little to be
-            told apart.
-        left_out: Whether it must be left as it was for the pass to keep to its loss.
-    """
-
-    component: str
-    pass_: str = msgspec.field(default="", name="pass")
-    sqnr_db: float | None = None
-    harmless: bool = False
-    together: int = 1
-    left_out: bool = False
+    def __str__(self) -> str:
+        if self.ranking and self.members[0].component:
+            return f"{self.members[0].pass_}: {len(self.members)} of {len(self.ranking)} layers"
+        return " with ".join(map(str, self.members))
 
 
 class DiagnosisEntry(msgspec.Struct):
@@ -675,8 +683,6 @@ class Record(msgspec.Struct):
         clean_without_culprits: Whether the model was seen to be right without them; None where nothing
             was searched for.
         trials: How many trials the search took.
-        damage_ranking: Of a lossy pass that lost more than it may, the layers by the damage that each does,
-            the worst first.
     """
 
     command: str
@@ -697,7 +703,6 @@ class Record(msgspec.Struct):
     culprits: list[CulpritEntry] = []
     clean_without_culprits: bool | None = None
     trials: int = 0
-    damage_ranking: list[LayerDamage] = []
 
 
 def to_json(record: Record) -> bytes:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from graphopt import BadInput, Calibration, Loss, Numerics, OpaquePass, ToolReport
 from graphopt_passes import _files, _lossy
@@ -105,7 +105,7 @@ class QuantizeStatic(OpaquePass):
         tools.quantize_static(
             chosen.source,
             target,
-            _Reader(feeds),
+            cast("Any", _Reader(feeds)),  # importing its base class would load onnxruntime
             quant_format=tools.QuantFormat.QDQ,
             op_types_to_quantize=sorted(self._ops()),
             per_channel=self.per_channel,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import onnx
 
@@ -94,7 +94,7 @@ class QuantizeWeights(OpaquePass):
             op_types_to_quantize=("MatMul",),
         )
         quantizer.process()
-        _peers.save(quantizer.model.model, target)
+        _peers.save(cast("Any", quantizer.model).model, target)
         return chosen.report
 
 
