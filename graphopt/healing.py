@@ -12,6 +12,8 @@ from graphopt.record.data import Record
 from graphopt.results import Result, failed_result, finished_result
 from graphopt.rewrite.gate import Skip, Unit
 
+_MOST_NAMED = 5
+
 
 def heal(stages: Stages, record: Record, path: Path | None, skips: tuple[Skip, ...] = ()) -> Result:
     """Run a pipeline; where it breaks the model, find the culprits and run it without them.
@@ -51,4 +53,7 @@ def _mark(found: Found, off: frozenset[Unit]) -> None:
         mine = [unit for unit in off if base_name(unit.instance) == base_name(entry.instance)]
         if mine:
             entry.status = "healed"
-            entry.error = f"left out, as it breaks the model: {', '.join(sorted(map(str, mine)))}"
+            names = sorted(map(str, mine))
+            rest = len(names) - _MOST_NAMED
+            shown = ", ".join(names[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+            entry.error = f"left out, as it breaks the model: {shown}"

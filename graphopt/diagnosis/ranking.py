@@ -141,15 +141,14 @@ class Ranking:
         whole = self.off == (Part(self.instance),)
         left = "it is wrong with any of its layers" if whole else f"{len(self.off)} must stay as they were"
         reason = f"{self.full.reason} Of {len(self.layers)} layers {left}; the worst are {names}."
-        skips = [f"--skip {part}" for part in self.off[:NAMED]]
-        rest = len(self.off) - len(skips)
+        skips = " ".join(f"--skip {part}" for part in self.off)
         return CulpritEntry(
             members=[Member(part.instance, component=part.component or None) for part in self.off],
             effect=self.full.effect or "wrong values",
             confirmed=not self.without.failed,
             reason=reason,
             check=self.full.entry,
-            workaround=" ".join(skips) + (f" and {rest} more" if rest else ""),
+            workaround=skips if len(self.off) <= NAMED else "",
             ranking=self.layers,
         )
 
@@ -236,7 +235,7 @@ def _entries(groups: Sequence[Ranked], count: int) -> list[LayerDamage]:
             found.append(
                 LayerDamage(
                     component=layer,
-                    sqnr_db=-10 * math.log10(group.noise) if told else None,
+                    sqnr_db=10 * math.log10(1 / group.noise) if told else None,
                     harmless=group.noise == 0,
                     together=len(group.layers),
                     left_out=len(found) < count,

@@ -142,7 +142,7 @@ def culprit_lines(culprit: CulpritEntry) -> Iterator[tuple[str, str]]:
 def _layer(layer: LayerDamage) -> str:
     if layer.harmless:
         return f"{layer.component} nothing"
-    figure = "not finite" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB"
+    figure = "not finite" if layer.sqnr_db is None else f"{round(layer.sqnr_db, 1) + 0.0:.1f} dB"
     several = f" with {layer.together - 1} others" if layer.together > 1 else ""
     return f"{layer.component} {figure}{several}"
 

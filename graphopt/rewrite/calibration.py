@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _INDEX = "feeds.json"
+DRAWN = "calibrated on feeds that were drawn at random"
+"""How the sentence begins that says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,9 @@ class Calibration:
     @property
     def note(self) -> str:
         """The sentence for the record: on what was calibrated."""
-        feeds = "1 feed" if self.count == 1 else f"{self.count} feeds"
-        if not self.drawn:
-            return f"calibrated on {feeds} of --inputs"
-        return f"calibrated on {feeds} that were drawn at random: give real data with --inputs"
+        if self.drawn:
+            return f"{DRAWN} ({self.count}): give real data with --inputs"
+        return f"calibrated on {self.count} feed{'s' if self.count > 1 else ''} of --inputs"
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         import ml_dtypes
