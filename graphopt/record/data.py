@@ -639,7 +639,7 @@ class CulpritEntry(msgspec.Struct):
 
     def __str__(self) -> str:
         if self.ranking and self.members[0].component:
-            return f"{self.members[0].pass_}: {len(self.members)} of {len(self.ranking)} layers"
+            return f"{len(self.members)} of {len(self.ranking)} layers of {self.members[0].pass_}"
         return " with ".join(map(str, self.members))
 
 

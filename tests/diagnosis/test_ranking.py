@@ -108,7 +108,7 @@ def test_diagnose_ranks_and_names_the_fewest(planted: tuple[onnx.ModelProto, tup
     assert culprit.confirmed
     assert {layer.component for layer in culprit.ranking[:2]} == set(bad)
     assert [layer.left_out for layer in culprit.ranking[:3]] == [True, True, False]
-    assert str(culprit) == f"coarse: 2 of {len(culprit.ranking)} layers"
+    assert str(culprit) == f"2 of {len(culprit.ranking)} layers of coarse"
     assert found.record.clean_without_culprits is True
     for name in bad:
         assert name in found.reason
