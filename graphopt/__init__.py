@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from graphopt.model import Model as Model
     from graphopt.pipeline.manager import PassManager as PassManager
     from graphopt.pipeline.spec import Pipeline as Pipeline
+    from graphopt.rewrite.calibration import Calibration as Calibration
     from graphopt.rewrite.changes import Change as Change
     from graphopt.rewrite.changes import Declined as Declined
     from graphopt.rewrite.changes import Diff as Diff
     from graphopt.rewrite.gate import Gate as Gate
+    from graphopt.rewrite.passes import KEEPS as KEEPS
     from graphopt.rewrite.passes import Loss as Loss
     from graphopt.rewrite.passes import Numerics as Numerics
     from graphopt.rewrite.passes import OpaquePass as OpaquePass
@@ -62,9 +64,11 @@ _HOMES = {
     "model": ("Model",),
     "pipeline.manager": ("PassManager",),
     "pipeline.spec": ("Pipeline",),
+    "rewrite.calibration": ("Calibration",),
     "rewrite.changes": ("Change", "Declined", "Diff"),
     "rewrite.gate": ("Gate",),
     "rewrite.passes": (
+        "KEEPS",
         "Loss",
         "Numerics",
         "OpaquePass",

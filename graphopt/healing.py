@@ -12,6 +12,8 @@ from graphopt.record.data import Record
 from graphopt.results import Result, failed_result, finished_result
 from graphopt.rewrite.gate import Skip, Unit
 
+_MOST_NAMED = 5
+
 
 def heal(stages: Stages, record: Record, path: Path | None, skips: tuple[Skip, ...] = ()) -> Result:
     """Run a pipeline; where it breaks the model, find the culprits and run it without them.
@@ -26,19 +28,20 @@ def heal(stages: Stages, record: Record, path: Path | None, skips: tuple[Skip, .
         The result; its failure is that of the last run where the culprits were not all found.
     """
     found = stages.search()
-    record.trials = found.trials if found.culprits else 0
-    record.culprits = [brief_entry(culprit, trials) for culprit, trials in found.culprits]
+    record.trials = found.trials if found.culprits or found.rankings else 0
+    record.culprits = [ranking.entry() for ranking in found.rankings]
+    record.culprits += [brief_entry(culprit, trials) for culprit, trials in found.culprits]
     outcome = found.outcome
     if outcome.failure is not None or found.loaded is None:
         if outcome.failure is not None and found.problem:
             message = f"{outcome.failure.message} It cannot be healed: {found.problem}."
             outcome.failure = replace(outcome.failure, message=message)
         return failed_result(record, outcome, stages.checker, path)
-    _mark(found, found.in_passes.off)
+    _mark(found, found.off)
     result = finished_result(record, outcome, found.loaded, stages.checker, path)
-    if found.culprits:
+    if record.culprits:
         record.clean_without_culprits = result.ok
-    found_skips = tuple(dict.fromkeys(skip_of(unit) for unit in sorted(found.in_passes.off, key=str)))
+    found_skips = tuple(dict.fromkeys(skip_of(unit) for unit in sorted(found.off, key=str)))
     result.healed = (*skips, *found_skips)
     result.pipeline = stages.pipeline
     return result
@@ -50,4 +53,7 @@ def _mark(found: Found, off: frozenset[Unit]) -> None:
         mine = [unit for unit in off if base_name(unit.instance) == base_name(entry.instance)]
         if mine:
             entry.status = "healed"
-            entry.error = f"left out, as it breaks the model: {', '.join(sorted(map(str, mine)))}"
+            names = sorted(map(str, mine))
+            rest = len(names) - _MOST_NAMED
+            shown = ", ".join(names[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+            entry.error = f"left out, as it breaks the model: {shown}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,8 +20,9 @@ from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import Plan
 from graphopt.record.data import Record
 from graphopt.results import begin_record
+from graphopt.rewrite.calibration import Calibration
 from graphopt.rewrite.gate import Gate
-from graphopt.rewrite.passes import OpaquePass
+from graphopt.rewrite.passes import OpaquePass, Pass
 
 if TYPE_CHECKING:
     from graphopt.diagnosis.diagnose import Diagnosis
@@ -127,15 +128,15 @@ def open_job(
     Raises:
         BadInput: The model cannot be loaded.
     """
-    tools = Toolbox(
-        cache=DiskCache() if cache else None,
-        timeout=plan.options.timeout,
-        memory=memory,
-        setup=plan.setup,
-    )
     origin = _origin(model)
     path = Path(model) if isinstance(model, str | Path) else None
     with ExitStack() as stack:
+        tools = Toolbox(
+            cache=DiskCache() if cache else None,
+            timeout=plan.options.timeout,
+            memory=memory,
+            setup=plan.setup,
+        )
         stack.enter_context(paused_gc())
         checker: TrialChecker | None = None
         if plan.check != "off":
@@ -143,6 +144,8 @@ def open_job(
             from graphopt.numerics.trial import TrialChecker
 
             checker = stack.enter_context(TrialChecker(plan.options, path=path, cache=tools.cache))
+        if any(isinstance(item.step, OpaquePass) and item.step.wants_feeds for item in plan.pipeline.steps()):
+            tools = replace(tools, feeds=_feeds(stack, plan, checker, origin, path, tools.cache))
         source = origin()
         yield Job(
             plan,
@@ -155,6 +158,31 @@ def open_job(
             path,
             tuple(instruments),
         )
+
+
+def _feeds(
+    stack: ExitStack,
+    plan: Plan,
+    checker: TrialChecker | None,
+    origin: Callable[[], Model],
+    path: Path | None,
+    cache: DiskCache | None,
+) -> Callable[[Sequence[Pass]], Calibration]:
+    """What gives the feeds of a run; without a check, they are found when a pass first asks for them."""
+    from graphopt.numerics.calibrating import RunFeeds
+    from graphopt.numerics.trial import TrialChecker
+
+    @functools.cache
+    def started() -> TrialChecker:
+        if checker is not None:
+            return checker
+        own = stack.enter_context(TrialChecker(plan.options, path=path, cache=cache))
+        own.start(origin(), [item.step for item in plan.pipeline.steps()])
+        return own
+
+    feeds = RunFeeds(started)
+    stack.callback(feeds.close)
+    return feeds
 
 
 def _origin(model: ModelSource) -> Callable[[], Model]:

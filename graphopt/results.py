@@ -103,9 +103,8 @@ class Result:
         if self.record.culprits and self.pipeline is not None:
             lines = [f"What 'graphopt run --on-failure heal' found right for {self.record.source.path}."]
             for culprit in self.record.culprits:
-                members = " with ".join(map(str, culprit.members))
                 load = ", when it is loaded" if culprit.members[-1].at_load else ""
-                lines.append(f"Left out: {members} ({culprit.effect}{load})")
+                lines.append(f"Left out: {culprit} ({culprit.effect}{load})")
             write_pipeline_file(pipeline_file(path), self.pipeline, self.healed, entries, "\n".join(lines))
 
     def report(self, path: str | Path, command: str = "") -> None:

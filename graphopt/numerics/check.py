@@ -12,11 +12,14 @@ from typing import TypeVar
 
 from graphopt.errors import SourceDiffers
 from graphopt.model import Model
+from graphopt.numerics.behind import Behind, merge
 from graphopt.numerics.compare import ATOL, RTOL
-from graphopt.numerics.feeding.sizes import shapes_of
+from graphopt.numerics.feeding.feeds import FeedSet
+from graphopt.numerics.feeding.sizes import Shape, shapes_of
 from graphopt.numerics.judge import Digests, Judge, Judgement, digests
 from graphopt.numerics.local.check import LocalChecker, LocalReport, note_sites
 from graphopt.numerics.local.evidence import weigh
+from graphopt.numerics.lossy import combined_loss
 from graphopt.numerics.options import CheckOptions, Tolerances
 from graphopt.numerics.outside import find_outside, judge_source
 from graphopt.numerics.reference import Reference, establish
@@ -36,7 +39,7 @@ from graphopt.record.data import (
     Tolerance,
     Verdict,
 )
-from graphopt.rewrite.passes import Numerics, Pass, Signature
+from graphopt.rewrite.passes import Loss, Numerics, Pass, Signature
 
 FAILING: tuple[Verdict, ...] = ("broken", "does not run")
 _Self = TypeVar("_Self", bound="Checker")
@@ -89,6 +92,9 @@ class Checker:
         self._source_path = Path()
         self._last: Digests = {}
         self._proven = True
+        # Of what the last lossy pass made, if there was one: what comes after it is judged against that.
+        self._behind: Behind | None = None
+        self._shapes: Mapping[str, Shape] = {}
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -162,6 +168,7 @@ class Checker:
         begun = (source.digest(), tuple(frozen.items()))
         path = self._path or self._scratch / "source.onnx"
         self._latest, self._source_path, self._proven = path, path, True
+        self._behind = None
         if begun == self._begun:
             self._digests = {(): self._digests[()]}
             self._last = self._digests[()]
@@ -174,7 +181,9 @@ class Checker:
         self._promise = Promise.of(source)
         self._loaded = None
         self._reference = establish(source, path, self.options, self._runtime, frozen)
-        shapes = shapes_of({p.name: p.shape for p in self._promise.interface.inputs if p.shape is not None})
+        self._shapes = shapes = shapes_of(
+            {p.name: p.shape for p in self._promise.interface.inputs if p.shape is not None}
+        )
         atol, rtol = self.options.atol, self.options.rtol
         sampler = Sampler(self._reference, self._runtime, begun[0], self._cache)
         self._judge = Judge(self._reference, shapes, self._runtime, atol=atol, rtol=rtol, sampler=sampler)
@@ -202,13 +211,15 @@ class Checker:
         if faults:
             return CheckEntry("broken", time.perf_counter() - begin, reason=sentence(faults))
         spec = self._write(event.model)
-        judged = self._judge.judge(spec, changes, lossy=is_lossy(steps))
+        judged = self._judge.judge(spec, changes, lossy=is_lossy(steps), loss=combined_loss(steps))
         self._runtime.close(spec)
         before = self._digests.get(tuple(map(str, event.earlier)))
         self._digests[tuple(map(str, steps))] = judged.digests
         if event.step.numerics is Numerics.EXACT and before and not event.step.signature.changes:
             self._note_inexact(judged, before)
         proven = self._look_closer(event, judged, before, Path(spec.path))
+        if event.step.numerics is Numerics.LOSSY and judged.entry.verdict not in FAILING:
+            self._behind = self._stand_behind(event, judged, Path(spec.path), changes)
         self._move_on(Path(spec.path), judged, proven=proven)
         judged.entry.seconds = time.perf_counter() - begin
         return judged.entry
@@ -222,22 +233,53 @@ class Checker:
         same = before is not None and before == judged.digests
         if same and not self.options.every_rewrite:
             return self._proven
-        if judged.entry.verdict == "does not run" or event.step.signature.changes:
+        if judged.entry.verdict == "does not run":
             return False
         if event.step.numerics is Numerics.LOSSY:
-            return False
-        report = self._local.check(self._latest, path)
-        if event.changes:
-            note_sites(event.entry.sites, event.changes, report)
-        weigh(
-            judged.entry,
-            report,
-            opaque=not event.changes,
-            proven=self._proven,
-            quantized=self.reference.quantized,
-            where=_sites_at(report, event.entry.sites),
+            return True  # what is to be proven starts from what it made
+        behind, entry, quantized = self._behind, judged.entry, self.reference.quantized
+        if behind is not None:
+            entry = behind.compare(judged.outputs, signatures((*event.earlier, event.step)))
+            quantized = behind.judge.reference.quantized
+        proven = False
+        if not event.step.signature.changes:
+            report = self._local.check(self._latest, path)
+            if event.changes:
+                note_sites(event.entry.sites, event.changes, report)
+            weigh(
+                entry,
+                report,
+                opaque=not event.changes,
+                proven=self._proven,
+                quantized=quantized,
+                where=_sites_at(report, event.entry.sites),
+            )
+            proven = same or (self._proven and report.complete and not report.wrong)
+        if behind is not None:
+            merge(judged.entry, entry, behind.instance)
+        return proven
+
+    def _stand_behind(
+        self, event: PassEvent, judged: Judgement, path: Path, changes: Sequence[Signature]
+    ) -> Behind:
+        assert self._judge is not None
+        return Behind.of(
+            event.instance,
+            event.model,
+            judged,
+            path,
+            self._judge,
+            changes,
+            shapes=self._shapes,
+            runtime=self._runtime,
+            cache=self._cache,
+            tolerances=(self.options.atol, self.options.rtol),
         )
-        return same or (self._proven and report.complete and not report.wrong)
+
+    def feeds_after(self, steps: Sequence[Pass]) -> list[FeedSet]:
+        """The feeds as the model takes them after some passes; those it cannot take are left out."""
+        assert self._judge is not None, "start comes first"
+        return [feed for feed in self._judge.feeds_through(signatures(steps)) if feed is not None]
 
     def _move_on(self, path: Path, judged: Judgement, *, proven: bool) -> None:
         """Keep the file of the model that the next pass starts from: after a failure the one before."""
@@ -245,6 +287,8 @@ class Checker:
         if judged.entry.verdict not in FAILING:
             obsolete, self._latest = self._latest, path
             self._last, self._proven = judged.digests, proven
+        if self._behind is not None and obsolete == self._behind.path:
+            return
         if obsolete.is_relative_to(self._scratch) and obsolete.parent != self._scratch:
             shutil.rmtree(obsolete.parent, ignore_errors=True)
 
@@ -258,7 +302,13 @@ class Checker:
             steps: The passes that made it from the source.
             config: Session entries that it is to be loaded with.
         """
-        return self._as_loaded(path, signatures(steps), tuple((config or {}).items()), lossy=is_lossy(steps))
+        return self._as_loaded(
+            path,
+            signatures(steps),
+            tuple((config or {}).items()),
+            lossy=is_lossy(steps),
+            loss=combined_loss(steps),
+        )
 
     def _as_loaded(
         self,
@@ -267,48 +317,71 @@ class Checker:
         config: tuple[tuple[str, str], ...] = (),
         *,
         lossy: bool,
+        loss: Loss | None = None,
     ) -> AsLoaded:
         assert self._judge is not None
         begin = time.perf_counter()
         if self._loaded is None:
-            self._loaded = self._judge.judge(replace(self.reference.spec, level="all"))
+            self._loaded = self._judge.judge(replace(self.reference.spec, level="all"), damage=False)
         spec = SessionSpec(
             str(Path(path).absolute()), "all", self.options.provider, self.options.threads, config
         )
-        final = self._judge.judge(spec, changes, lossy=lossy)
+        final = self._judge.judge(spec, changes, lossy=lossy, loss=loss)
         self._runtime.close(spec)
-        if final.entry.verdict in OPEN and not lossy:
-            self._look_into_loading(final, spec, changes)
+        self._look_behind_loading(final, spec, changes, lossy=lossy)
         verdict, reason = self._blame(final, self._loaded, changes)
         seconds = time.perf_counter() - begin
         made = final.outcome.create_seconds if final.entry.verdict != "does not run" else None
         entry = final.entry
         return AsLoaded(verdict, entry.outputs, seconds, reason, entry.local, made, entry.damage)
 
-    def _look_into_loading(self, final: Judgement, spec: SessionSpec, changes: Sequence[Signature]) -> None:
+    def _look_behind_loading(
+        self, final: Judgement, spec: SessionSpec, changes: Sequence[Signature], *, lossy: bool
+    ) -> None:
+        """Look closer at a file as it is loaded, behind a lossy pass against what that made."""
+        behind = self._behind if lossy else None
+        if behind is None:
+            if final.entry.verdict in OPEN and not lossy:
+                self._look_into_loading(final, spec, changes)
+        elif final.entry.verdict != "does not run":
+            later = replace(final, entry=behind.compare(final.outputs, changes))
+            if later.entry.verdict == "broken" or (
+                final.entry.verdict in OPEN and later.entry.verdict in OPEN
+            ):
+                self._look_into_loading(later, spec, changes, behind.judge)
+            merge(final.entry, later.entry, behind.instance)
+
+    def _look_into_loading(
+        self,
+        final: Judgement,
+        spec: SessionSpec,
+        changes: Sequence[Signature],
+        judge: Judge | None = None,
+    ) -> None:
         """Check each place that the runtime rewrites at load, where the outputs leave the verdict open.
 
         What level ``extended`` makes of the file is looked at place by place; that the layouts of level
-        ``all`` add nothing to it, by the outputs.
+        ``all`` add nothing to it, by the outputs. ``judge`` is that of the model that a lossy pass made.
         """
         assert self._judge is not None
+        standard = judge or self._judge
         if not self._proven or any(change.changes for change in changes):
             return
         plain = replace(spec, level=self.reference.spec.level)
-        known = self._judge.judge(plain).digests == self._last
+        known = self._judge.judge(plain, damage=False).digests == self._last
         self._runtime.close(plain)
         if not known:
             return
         fused = replace(spec, level="extended")
-        outputs = [run for run in self._judge.judge(fused).outputs if run is not None]
+        outputs = [run for run in self._judge.judge(fused, damage=False).outputs if run is not None]
         alike = bool(outputs) and not any(
-            output.verdict in OPEN for output in self._judge.baseline_of(outputs).compare(final.outputs)
+            output.verdict in OPEN for output in standard.baseline_of(outputs).compare(final.outputs)
         )
         target = self._scratch / "loading" / "model.onnx"
         target.parent.mkdir(exist_ok=True)
         if alike and not self._runtime.save(fused, target):
             report = self._local.check(Path(spec.path), target)
-            weigh(final.entry, report, opaque=True, proven=True, quantized=self.reference.quantized)
+            weigh(final.entry, report, opaque=True, proven=True, quantized=standard.reference.quantized)
         self._runtime.close(fused)
         shutil.rmtree(target.parent)
 

@@ -18,13 +18,14 @@ import numpy as np
 
 from graphopt.errors import BadInput
 from graphopt.numerics.grading import explain, plain, text_of, worst_of
+from graphopt.numerics.lossy import demand
 from graphopt.numerics.options import Tolerances
 from graphopt.numerics.rounding.floor import NoiseFloor
 from graphopt.numerics.slices import Allowed, Leaf, Level, magnitude
 from graphopt.numerics.statistics import Tally
 from graphopt.numerics.values import Array, epsilon, flatten, is_float
 from graphopt.record.data import OutputCheck, Verdict
-from graphopt.rewrite.passes import Numerics
+from graphopt.rewrite.passes import Loss, Numerics
 
 ATOL = 1e-5
 """Default absolute tolerance, as a share of the slice's scale."""
@@ -140,13 +141,18 @@ class Baseline:
         return self._levels[name][feed][index]
 
     def compare(
-        self, candidate: Sequence[Outputs | None], numerics: Numerics = Numerics.REASSOCIATES
+        self,
+        candidate: Sequence[Outputs | None],
+        numerics: Numerics = Numerics.REASSOCIATES,
+        loss: Loss | None = None,
     ) -> list[OutputCheck]:
         """Compare a candidate's outputs with the reference.
 
         Args:
             candidate: Its outputs on every feed, in order; None for a feed that it cannot take.
             numerics: What was promised of the candidate.
+            loss: What lossy passes may do to it; then this decides beyond the tolerance, and no noise floor
+                is asked for.
 
         Returns:
             One entry for each output of the reference. ``max_abs``, ``max_rel`` (over reference
@@ -157,17 +163,23 @@ class Baseline:
         entries: list[OutputCheck] = []
         for name in self.names:
             tally = Tally()
-            entries.append(self._output(name, candidate, numerics, tally))
+            entries.append(self._output(name, candidate, numerics, tally, loss))
             tallies.append(tally)
         _leave_open(entries, tallies, numerics)
         return entries
 
     def _output(
-        self, name: str, candidate: Sequence[Outputs | None], numerics: Numerics, tally: Tally
+        self,
+        name: str,
+        candidate: Sequence[Outputs | None],
+        numerics: Numerics,
+        tally: Tally,
+        loss: Loss | None,
     ) -> OutputCheck:
         if name in self._skip:
             return OutputCheck(name, "not checked", reason=self._skip[name])
         rows = enumerate(zip(self.feeds, self._leaves[name], candidate, strict=True))
+        pairs: list[tuple[Leaf, Array]] = []
         for row, (feed, leaves, outputs) in rows:
             if outputs is None:
                 continue
@@ -178,9 +190,14 @@ class Baseline:
                 return self._odd(name, feed, leaves, fault)
             for index, (leaf, (_, array)) in enumerate(zip(leaves, found, strict=True)):
                 if array is not None and leaf.array is not None:
-                    level = functools.partial(self._level, name, row, index)
+                    level = _no_level if loss else functools.partial(self._level, name, row, index)
                     tally.add(feed, leaf, array, self._tolerance(name, leaf.array), level)
+                    pairs.append((leaf, array))
         entry = _entry(name, self.axes[name], tally, numerics)
+        if loss is not None:
+            decided = entry.verdict != "broken"
+            demand(entry, loss, pairs, decided=decided, sorts=self._jumps and not self._quantized)
+            return entry
         if entry.floor is not None:
             return entry
         rounded = not tally.discrete and not tally.special and tally.share <= _STEPS
@@ -276,6 +293,10 @@ def _tensors(feeds: Sequence[Sequence[tuple[str, Array | None]]]) -> list[Array]
     if len(arrays) != sum(map(len, feeds)) or not all(is_float(array.dtype) for array in arrays):
         return []
     return arrays
+
+
+def _no_level() -> None:
+    return None
 
 
 def _of(given: Tolerances, name: str) -> float | None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from graphopt.numerics.compare import Baseline, Outputs
+from graphopt.numerics.compare import Baseline, Outputs, structure_fault
 from graphopt.numerics.damage.measure import DamageMeter
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.feeding.sizes import Shape, resolve
+from graphopt.numerics.lossy import demand_agreement, ratios
 from graphopt.numerics.options import Tolerances
 from graphopt.numerics.reference import Reference
 from graphopt.numerics.rounding.floor import NoiseFloor
 from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
-from graphopt.numerics.values import digest
+from graphopt.numerics.slices import Leaf
+from graphopt.numerics.values import Array, digest, flatten
 from graphopt.record.data import CheckEntry, DamageEntry, OutputCheck, worst
-from graphopt.rewrite.passes import Numerics, Signature
+from graphopt.rewrite.passes import Loss, Numerics, Signature
 
 Digests = Mapping[str, str]
 """A digest of each output over all feeds."""
@@ -128,6 +131,8 @@ class Judge:
         changes: Sequence[Signature] = (),
         *,
         lossy: bool = False,
+        loss: Loss | None = None,
+        damage: bool = True,
     ) -> Judgement:
         """Run a candidate on every feed and compare.
 
@@ -135,10 +140,11 @@ class Judge:
             spec: The candidate's session; it is made once, and not closed.
             changes: What passes changed in the signature, in order.
             lossy: Whether values may change on purpose.
+            loss: By how much, where that is known.
+            damage: Whether to tell what the difference means; it is told in any case where ``loss`` asks.
         """
         begin = time.perf_counter()
-        expected = self._through(changes)
-        feeds = expected.feeds
+        feeds = self._through(changes).feeds
         given = [feed for feed in feeds if feed is not None]
         if not given:
             reason = "No feed has the sizes that the passes froze: give data of these with --inputs or --dim."
@@ -150,13 +156,71 @@ class Judge:
             return Judgement(entry, outcome=outcome)
         results = iter(outcome.outputs)
         outputs = tuple(None if feed is None else next(results) for feed in feeds)
-        entries = expected.baseline.compare(outputs, Numerics.LOSSY if lossy else Numerics.REASSOCIATES)
-        for entry in entries:
-            _tell_steps(entry, self._reference.steps.get(entry.name))
-        entry = summary(entries, 0.0)
-        entry.damage = self.damage(expected.outputs, outputs, entries)
+        entry = self.compare(outputs, changes, lossy=lossy, loss=loss, damage=damage)
         entry.seconds = time.perf_counter() - begin
         return Judgement(entry, digests(outcome.outputs), outcome, outputs)
+
+    def compare(
+        self,
+        outputs: Sequence[Outputs | None],
+        changes: Sequence[Signature] = (),
+        *,
+        lossy: bool = False,
+        loss: Loss | None = None,
+        damage: bool = True,
+    ) -> CheckEntry:
+        """Compare what a candidate gave on every feed; see `judge`."""
+        begin = time.perf_counter()
+        expected = self._through(changes)
+        entries = expected.baseline.compare(outputs, Numerics.LOSSY if lossy else Numerics.REASSOCIATES, loss)
+        for entry in entries:
+            _tell_steps(entry, self._reference.steps.get(entry.name))
+        found = summary(entries, 0.0)
+        if damage or loss is not None:
+            found.damage = self.damage(expected.outputs, outputs, entries)
+        demand_agreement(found, loss)
+        found.seconds = time.perf_counter() - begin
+        return found
+
+    def noise(self, spec: SessionSpec, changes: Sequence[Signature], most: int) -> float:
+        """The largest ratio of error to signal in power of any output on a few feeds.
+
+        Args:
+            spec: The candidate's session; it is made once, and not closed.
+            changes: What passes changed in the signature, in order.
+            most: On how many feeds at most, spread over all.
+
+        Returns:
+            Infinite where it does not run, has other shapes, or is not finite on one side only.
+        """
+        through = self._through(changes)
+        expected, feeds = through.baseline, through.feeds
+        rows = [row for row, feed in enumerate(feeds) if feed is not None]
+        rows = rows[:: max(1, -(-len(rows) // most))]
+        outcome = self._runtime.run(spec, [feed for row in rows if (feed := feeds[row])], fresh=True)
+        if outcome.status != "ok":
+            return math.inf
+        highest = 0.0
+        for name in expected.names:
+            pairs: list[tuple[Leaf, Array]] = []
+            for row, run in zip(rows, outcome.outputs, strict=True):
+                found = flatten(run.get(name))
+                if structure_fault(expected.leaves(name)[row], found):
+                    return math.inf
+                pairs += [
+                    (leaf, array)
+                    for leaf, (_, array) in zip(expected.leaves(name)[row], found, strict=True)
+                    if array is not None
+                ]
+            told, special = ratios(pairs)
+            if special:
+                return math.inf
+            highest = max([highest, *(10 ** (-ratio / 10) for _, ratio in told if ratio > -math.inf)])
+        return highest
+
+    def feeds_through(self, changes: Sequence[Signature]) -> list[FeedSet | None]:
+        """The feeds as a model takes them after changes of the signature; None for what it cannot take."""
+        return self._through(changes).feeds
 
     def damage(
         self, expected: Sequence[Outputs], outputs: Sequence[Outputs | None], entries: Sequence[OutputCheck]

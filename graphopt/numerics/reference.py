@@ -132,6 +132,33 @@ def establish(
     )
 
 
+def derived(
+    source: Reference, model: Model, path: Path, feeds: Sequence[FeedSet], outputs: Sequence[Outputs]
+) -> Reference:
+    """A model that was made of the source as the reference for what is made of it.
+
+    Args:
+        source: The reference of the source.
+        model: The model.
+        path: Its file.
+        feeds: What it takes.
+        outputs: What it gave on them.
+    """
+    operators = {op.rpartition("::")[2] for op in model.op_counts()}
+    return replace(
+        source,
+        spec=replace(source.spec, path=str(path.absolute())),
+        plan=replace(source.plan, sets=tuple(feeds)),
+        outputs=tuple(outputs),
+        precision=coarsest(model.ir),
+        quantized=bool(operators & _QUANTIZERS),
+        jumps=bool(operators & (_QUANTIZERS | _SORTERS)),
+        grain=grains(model.ir),
+        steps=quantization_steps(model.ir),
+        notes=(),
+    )
+
+
 def specs_of(model: Model, opened: Opened) -> tuple[ValueSpec, ...]:
     """The inputs that must be fed: types as the runtime has them, shapes as the model."""
     shapes = {port.name: port.shape for port in model.interface().inputs}

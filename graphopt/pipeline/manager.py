@@ -16,7 +16,7 @@ from graphopt.errors import NotConverged, PassError, PipelineError, ToolFailed
 from graphopt.model import Model
 from graphopt.pipeline.entries import net_nodes, record_changes, record_declined, record_diff
 from graphopt.pipeline.instrument import Instrument, PassEvent
-from graphopt.pipeline.opaque import Toolbox, components_of, run_surgeon, run_tool
+from graphopt.pipeline.opaque import Toolbox, components_of, layers_of, run_surgeon, run_tool
 from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
 from graphopt.record.data import CheckEntry, PassEntry, Status
 from graphopt.rewrite.changes import Change, DeclinedPlace
@@ -173,9 +173,10 @@ class PassManager:
             verdict = verdict if answer is None else answer
         return verdict
 
-    def components(self, step: OpaquePass) -> frozenset[str]:
-        """The components of a pass."""
-        return components_of(step, self._tools) if self._components is None else self._components(step)
+    def components(self, step: OpaquePass, model: Model) -> frozenset[str]:
+        """The components of a pass, those that depend on the model among them."""
+        own = components_of(step, self._tools) if self._components is None else self._components(step)
+        return own.union(layers_of(step, model, self._tools))
 
     @property
     def tools(self) -> Toolbox:
@@ -350,8 +351,9 @@ class _Attempt:
         if isinstance(step, SurgeonPass):
             done = run_surgeon(step, self.outcome.model)
         elif isinstance(step, OpaquePass):
-            disabled = self._gate.disabled(instance, lambda: self._manager.components(step))
-            done = run_tool(step, self.outcome.model, disabled, self._manager.tools)
+            model = self.outcome.model
+            disabled = self._gate.disabled(instance, lambda: self._manager.components(step, model))
+            done = run_tool(step, model, disabled, self._manager.tools, self.outcome.steps)
         else:
             raise PassError(f"Pass '{instance}' is of no kind that the engine can run.")
         diff = structural_diff(self.outcome.model.ir, done.model.ir)

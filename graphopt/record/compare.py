@@ -69,7 +69,7 @@ def record_changes(a: Record, b: Record, *, limit: int = 40) -> list[str]:
 
 def culprits(record: Record) -> set[str]:
     """What breaks the model, each with all its members."""
-    return {" with ".join(map(str, culprit.members)) for culprit in record.culprits}
+    return {str(culprit) for culprit in record.culprits}
 
 
 def _facts(record: Record) -> dict[str, object]:

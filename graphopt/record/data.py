@@ -231,6 +231,9 @@ class OutputCheck(msgspec.Struct):
         verdict: The verdict of this output.
         reason: One sentence that explains the verdict where it needs one.
         local: What local checks say about it.
+        loss_db: Behind a lossy pass, the ratio of signal to error over all feeds, in decibel, of the kind of
+            slices where it is least; None where nothing differs, and elsewhere.
+        loss_slices: These slices; empty where all are of one kind.
     """
 
     name: str
@@ -255,6 +258,8 @@ class OutputCheck(msgspec.Struct):
     feed: str = ""
     reason: str = ""
     local: LocalCheck | None = None
+    loss_db: float | None = None
+    loss_slices: str = ""
 
 
 class DamageEntry(msgspec.Struct):
@@ -583,8 +588,30 @@ class EvidenceEntry(msgspec.Struct):
     without: float | None = None
 
 
+class LayerDamage(msgspec.Struct):
+    """What one layer of a lossy pass does to the outputs.
+
+    Attributes:
+        component: The layer.
+        sqnr_db: Signal over error of the worst output with nothing but this layer changed, on a few feeds, in
+            decibel; None where nothing differs (``harmless``), or nothing comes out that is finite.
+        harmless: Whether no output differs at all.
+        together: With how many layers it was measured, itself among them: those that do too little to be
+            told apart.
+        left_out: Whether it must be left as it was for the pass to keep to its loss.
+    """
+
+    component: str
+    sqnr_db: float | None = None
+    harmless: bool = False
+    together: int = 1
+    left_out: bool = False
+
+
 class CulpritEntry(msgspec.Struct):
     """A smallest set of units that makes the model wrong: several members mean that only together do.
+
+    Of a lossy pass that loses more than it may, the members are the fewest layers to leave as they were.
 
     Attributes:
         members: The units.
@@ -599,6 +626,8 @@ class CulpritEntry(msgspec.Struct):
         workaround: What to leave out, as ``--skip`` takes it or as a session entry, in one line.
         repro: The folder of the reproduction, if one was written.
         notes: Sentences about what could not be done.
+        ranking: Of a lossy pass that loses more than it may, all layers by the damage that each does, the
+            worst first; empty for any other culprit.
     """
 
     members: list[Member]
@@ -613,6 +642,12 @@ class CulpritEntry(msgspec.Struct):
     workaround: str = ""
     repro: str | None = None
     notes: list[str] = []
+    ranking: list[LayerDamage] = []
+
+    def __str__(self) -> str:
+        if self.ranking and self.members[0].component:
+            return f"{len(self.members)} of {len(self.ranking)} layers of {self.members[0].pass_}"
+        return " with ".join(map(str, self.members))
 
 
 class DiagnosisEntry(msgspec.Struct):

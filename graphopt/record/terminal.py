@@ -21,6 +21,7 @@ from graphopt.record.data import (
     ResultEntry,
 )
 from graphopt.record.dims import elided
+from graphopt.rewrite.calibration import DRAWN
 
 _STYLES: dict[str, str] = {
     "identical": "green",
@@ -181,13 +182,12 @@ def _notes(record: Record) -> Iterable[Text]:
     for entry in record.passes:
         if entry.error:
             yield Text(f"  {entry.instance}: {entry.error}", style="yellow")
-        elif entry.status == "unchanged":
-            # Why a tool's result was not taken; what a tool says of a result stays in the record.
-            yield from (
-                Text(f"  {entry.instance}: {note}", style="dim")
-                for note in entry.notes
-                if note.startswith("left as it was")
-            )
+        # Why a tool's result was not taken, or is not to be shipped; all else stays in the record.
+        yield from (
+            Text(f"  {entry.instance}: {note}", style="yellow" if entry.status == "changed" else "dim")
+            for note in entry.notes
+            if note.startswith("left as it was" if entry.status == "unchanged" else DRAWN)
+        )
     yield from (Text(f"  {note}", style="dim") for note in record.notes)
 
 

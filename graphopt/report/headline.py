@@ -128,7 +128,7 @@ def _dropped(record: Record) -> list[str]:
 
 def members(culprit: CulpritEntry) -> str:
     """The units of a culprit."""
-    return " with ".join(map(str, culprit.members))
+    return str(culprit)
 
 
 def brief(culprit: CulpritEntry) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
     import onnx_ir as ir
 
+    from graphopt.rewrite.calibration import Calibration
     from graphopt.rewrite.changes import Declined
     from graphopt.rewrite.rewriter import Rewriter
 
@@ -198,11 +199,14 @@ class OpaquePass(Pass):
         packages: The distributions whose versions decide the result, for the cache.
         acts_at_load: Whether its components are parts of ONNX Runtime's optimizer, which acts again when
             the saved file is loaded.
+        wants_feeds: Whether it measures the model on the feeds of the run: then `transform_with_feeds` is
+            called in place of ``transform_file``.
     """
 
     isolated: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ()
     acts_at_load: ClassVar[bool] = False
+    wants_feeds: ClassVar[bool] = False
 
     def components(self) -> frozenset[str]:
         """Every component that can be switched off in the installed version of the tool.
@@ -211,6 +215,19 @@ class OpaquePass(Pass):
         out, a fault has a name; what is left is the pass as a whole.
         """
         return frozenset()
+
+    def layers(self, source: Path) -> tuple[str, ...]:
+        """Further components, which depend on the model: the nodes that can be left as they are.
+
+        A lossy pass that does more than its `Loss` allows has them ranked by the damage that each does.
+
+        Args:
+            source: A complete model file, as ``transform_file`` gets it.
+
+        Returns:
+            Their names in the order of the graph.
+        """
+        return ()
 
     def parts(self) -> Mapping[str, tuple[str, ...]]:
         """The components that are made of others, with these: the others are switched off in their place.
@@ -255,6 +272,19 @@ class OpaquePass(Pass):
             location=f"{target.name}.data",
         )
         return ToolReport()
+
+    def transform_with_feeds(
+        self, source: Path, target: Path, disabled: frozenset[str], feeds: Calibration
+    ) -> ToolReport:
+        """Like ``transform_file``, for a pass that `wants_feeds`.
+
+        Args:
+            source: See ``transform_file``.
+            target: See ``transform_file``.
+            disabled: The components to switch off.
+            feeds: The feeds of the run, those that the user gave where there are any.
+        """
+        raise NotImplementedError(f"{type(self).__name__} wants feeds and does not take them")
 
 
 _PROTO_LIMIT = 2_000_000_000
