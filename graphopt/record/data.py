@@ -203,6 +203,28 @@ class DeclinedEntry(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class SliceKind(msgspec.Struct, omit_defaults=True):
+    """Slices of one output whose values have a scale alike, such as the boxes among YOLO's rows.
+
+    The reference alone says which they are, so that they are the same after every pass.
+
+    Attributes:
+        slices: Their indices, shortened: ``"0-3"``, ``"4,7,10,..."``; empty for all of the output.
+        scale: Their largest magnitude in the reference, over all feeds.
+        max_abs: Their largest absolute error over all feeds; None where what is finite differs.
+        times: Their largest error in units of the noise floor of the slice that it is in, on that feed; of
+            a floor that is zero, in units in the last place of the slice's scale. None where no floor was
+            measured.
+        floor: That noise floor; None where it was not measured.
+    """
+
+    slices: str = ""
+    scale: float = 0.0
+    max_abs: float | None = 0.0
+    times: float | None = 0.0
+    floor: float | None = None
+
+
 class OutputCheck(msgspec.Struct):
     """How one output compares with the reference.
 
@@ -227,6 +249,8 @@ class OutputCheck(msgspec.Struct):
         verdict: The verdict of this output.
         reason: One sentence that explains the verdict where it needs one.
         local: What local checks say about it.
+        kinds: The kinds of slices that it has, at most six, each with its error; empty for an output that is
+            no float or could not be compared.
     """
 
     name: str
@@ -251,6 +275,7 @@ class OutputCheck(msgspec.Struct):
     feed: str = ""
     reason: str = ""
     local: LocalCheck | None = None
+    kinds: list[SliceKind] = []
 
 
 class CheckEntry(msgspec.Struct):
