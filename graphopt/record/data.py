@@ -185,6 +185,32 @@ class SiteEntry(msgspec.Struct):
     picture: Picture | None = None
 
 
+class RegionEntry(msgspec.Struct, omit_defaults=True):
+    """A place that a tool changed: nodes that hang together through values that only one side has.
+
+    Attributes:
+        graph: The path of its graph.
+        values: The values that it gives to the rest of the graph, as the model before names them; the
+            first 20.
+        nodes_before: The names of its nodes before, those that were modified among them.
+        ops_before: Their operators.
+        nodes_after: The names of its nodes after.
+        ops_after: Their operators.
+        local: What it computes by itself, before and after.
+        picture: How it looked before and after; None where a tool changed so much that only the first
+            regions are drawn, and for constants that moved.
+    """
+
+    graph: str = ""
+    values: list[str] = []
+    nodes_before: list[str] = []
+    ops_before: list[str] = []
+    nodes_after: list[str] = []
+    ops_after: list[str] = []
+    local: LocalCheck = msgspec.field(default_factory=LocalCheck)
+    picture: Picture | None = None
+
+
 class DeclinedEntry(msgspec.Struct, frozen=True):
     """A place that a pass looked at and declined.
 
@@ -321,6 +347,7 @@ class PassEntry(msgspec.Struct):
         ops: By how much the number of each operator changed.
         nodes: Which nodes it changed.
         sites: Its rewrites, in order.
+        regions: The places that it changed, of a pass that changes the whole model at once.
         components: The parts of a tool that had an effect, where it says so.
         notes: Sentences of the tool, and what was given back or taken away after it.
         portability: Where what a tool saved runs.
@@ -353,6 +380,7 @@ class PassEntry(msgspec.Struct):
     cached: bool = False
     check: CheckEntry | None = None
     error: str | None = None
+    regions: list[RegionEntry] = []
 
 
 class Source(msgspec.Struct):

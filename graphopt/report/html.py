@@ -132,7 +132,7 @@ def _detail(index: int, entry: PassEntry) -> dict[str, Any]:
         "declined": sorted(entry.declined.items(), key=lambda item: -item[1]),
         "options": options_text(entry.options),
         "same": entry.check is not None and entry.check.verdict == "identical",
-        "changes": bool(entry.sites or entry.declined_at or entry.nodes != NodeChanges()),
+        "changes": bool(entry.sites or entry.regions or entry.declined_at or entry.nodes != NodeChanges()),
         "outputs": outputs[:_MOST_OUTPUTS],
         "more_outputs": max(0, len(outputs) - _MOST_OUTPUTS),
         "notes": [_short(note) for note in entry.notes[:_MOST_NOTES]],

@@ -68,7 +68,7 @@ def test_a_floor_of_zero_counts_as_one_unit_in_the_last_place() -> None:
         array[:, 5] += np.float32(1e-3)
         return array
 
-    floor = NoiseFloor({"y": [[LeafFloor([0.0] * 8, [0.0] * 8)]]}, samples=(2,))
+    floor = NoiseFloor({"y": [[LeafFloor([0.0], [0.0])]]}, samples=(2,))
     (kind,) = kinds(rows([1.0] * 8), spoil, floor)
     assert kind.floor == 0
     assert kind.times == pytest.approx(1e-3 / np.finfo(np.float32).eps, rel=0.1)

@@ -126,7 +126,7 @@ def test_a_report_stays_small_whatever_the_names(diagnosed: Record) -> None:
     assert packed.drawn < 20_000
     page = render(diagnosed)
     assert len(page) < 3_000_000
-    assert "rewrites have a drawing, of each pass the first ones" in page
+    assert "rewrites and regions have a drawing, of each pass the first ones" in page
     last = unpacked(page)["rows"][-1]
     assert last[7] == 19_999
     assert last[-1]

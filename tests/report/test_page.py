@@ -73,6 +73,21 @@ def test_a_rewrite_is_drawn_when_it_is_opened(opened: Opened, ran: Record) -> No
     assert "--skip eliminate-transpose@" in row.inner_text()
 
 
+def test_what_a_tool_changed_is_drawn_place_by_place(opened: Opened, tooled: Record) -> None:
+    page = opened(tooled)
+    rows = page.locator("#list .row")
+    assert [row.locator(".to").inner_text() for row in rows.all()] == ["Sigmoid + Mul → QuickGelu"] * 3
+    page.select_option("#by-op", "Mul")
+    assert rows.count() == 3
+    page.fill("#search", "sigmoid_1")
+    page.wait_for_selector("#count:text-matches('^1 of')")
+    assert page.locator("#list svg").count() == 0
+    rows.locator("summary").click()
+    rows.locator("svg").nth(1).wait_for()
+    assert rows.locator("svg .node .title").all_text_contents() == ["Sigmoid", "Mul", "QuickGelu"]
+    assert "changed by ort" in rows.inner_text()
+
+
 def test_search_and_filters_narrow_the_list(opened: Opened, ran: Record) -> None:
     page = opened(ran)
     everything = page.locator("#list .row").count()
