@@ -49,6 +49,11 @@ def record_pictures(
                 site.picture = _picture(change, types)
 
 
+def change_picture(change: Change) -> Picture:
+    """How one rewrite looked before and after."""
+    return _picture(change, {})
+
+
 def record_regions(entry: PassEntry, regions: Iterable[Region]) -> None:
     """Note the places that a tool changed, with pictures of the first."""
     types: dict[Any, str] = {}

@@ -537,6 +537,7 @@ class Place(msgspec.Struct):
         ops_after: Their operators.
         wrong: Whether it computes something else; None where that is not known.
         reason: How it is off, or what a rewrite changed in a node of the same operator, in one phrase.
+        picture: How it looked before and after, of a run that left it out and so does not list it.
     """
 
     value: str
@@ -546,6 +547,7 @@ class Place(msgspec.Struct):
     ops_after: list[str] = []
     wrong: bool | None = None
     reason: str = ""
+    picture: Picture | None = None
 
 
 class Diverging(msgspec.Struct):

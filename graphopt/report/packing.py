@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from graphopt.record.data import (
+    CulpritEntry,
     LocalCheck,
     NodePicture,
     PassEntry,
@@ -31,6 +32,7 @@ MOST_ROWS = 60_000
 _LEVEL = 6
 _SLACK = 0.9
 _MOST_NAMES = 20
+_MOST_PLACES = 4
 _MOST_IN_REGION = 1000
 
 Row: TypeAlias = "list[Any]"
@@ -114,11 +116,18 @@ def _packed(record: Record, most_rows: int, most_drawn: int, total: int) -> Pack
             row = _row(strings, number, kind, change, draw=place < most_drawn or wanted)
             drawn += _is_drawn(row)
             rows.append(row)
-    content = msgspec.json.encode({"strings": strings.all(), "rows": rows})
+    # What was left out is drawn where the culprits are told, as it is no change of this run.
+    places = [[_picture(strings, picture) for picture in left_out(culprit)] for culprit in record.culprits]
+    content = msgspec.json.encode({"strings": strings.all(), "rows": rows, "places": places})
     text = base64.b64encode(zlib.compress(content, _LEVEL)).decode()
     regions = sum(region.picture is not None for entry in record.passes for region in entry.regions)
     drawable = regions + sum(len(entry.sites) for entry in record.passes)
     return Packed(text, len(rows), total, drawn, drawable)
+
+
+def left_out(culprit: CulpritEntry) -> list[Picture]:
+    """Pictures of the first places that a run left out."""
+    return [place.picture for place in culprit.places if place.picture is not None][:_MOST_PLACES]
 
 
 def _changes(entry: PassEntry) -> Iterator[tuple[int, Any]]:

@@ -84,7 +84,10 @@ def test_what_is_not_finite_has_no_number() -> None:
 
 
 def test_an_output_without_slices_is_one_kind_and_what_is_no_float_has_none() -> None:
-    (kind,) = kinds(np.ones(3, np.float32), lambda array: array * np.float32(1.5))
+    def spoil(array: Array) -> Array:
+        return array * np.float32(1.5)
+
+    (kind,) = kinds(np.ones(3, np.float32), spoil)
     assert (kind.slices, kind.scale, kind.max_abs, kind.times) == ("", 1.0, 0.5, None)
     assert kinds(np.arange(10)) == []
     assert kinds(np.zeros((0, 4), np.float32)) == []

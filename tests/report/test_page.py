@@ -147,6 +147,17 @@ def test_a_diagnosis_shows_the_culprit_and_how_its_error_grows(
     assert culprit.get_by_role("link").get_attribute("href") == "fault/issue.md"
 
 
+def test_what_a_run_left_out_is_drawn_though_it_is_no_change(opened: Opened, diagnosed: Record) -> None:
+    (site,) = diagnosed.passes[0].sites
+    diagnosed.command, diagnosed.diagnosis = "run", None
+    diagnosed.culprits[0].places[0].picture = site.picture
+    diagnosed.passes[0].sites, diagnosed.passes[0].check = [], None
+    page = opened(diagnosed)
+    assert page.locator("#changes").count() == 0
+    assert page.locator("#culprits .sites svg").count() == 2
+    assert page.locator("#culprits dd.differs").all_inner_texts() == ["1", "-1"]
+
+
 def test_ten_thousand_rewrites_open_at_once_and_stay_quick(
     opened: Opened, long: Record, target: Path
 ) -> None:

@@ -144,7 +144,7 @@ const Drawing = (() => {
     const moved = after && !nodes.length && rest.length === 1 ? `: ${short(rest[0][0])} in place of ${short(rest[0][1])}` : "";
     figure.append(html("figcaption", "", (after ? "after" : "before") + moved));
     const canvas = html("div", "canvas");
-    if (!nodes.length && !rest.length) canvas.append(html("p", "muted", "nothing in their place"));
+    if (!nodes.length && !rest.length) canvas.append(html("p", "muted", after ? "nothing in their place" : "nothing"));
     else {
       const count = nodes.length === 1 ? "1 node" : `${nodes.length} nodes`;
       canvas.append(paint(graphOf(nodes, rest, picture), `${after ? "after" : "before"}: ${count}`));

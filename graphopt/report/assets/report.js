@@ -30,6 +30,11 @@
   });
   const pairs = (list) => list.map(([first, second]) => [strings[first], strings[second]]);
 
+  const unpacked = ([before, after, replaced, renamed, constants, cut]) => ({
+    before: before.map(node), after: after.map(node), replaced: pairs(replaced), renamed: pairs(renamed),
+    constants: new Map(pairs(constants)), cut,
+  });
+
   class Change {
     constructor(row, place) {
       const [pass, kind, name, op, graph, reason, key, index, verdict, error] = row;
@@ -50,12 +55,7 @@
 
     get picture() {
       const packed = this.sided ? this.row[10] : 0;
-      if (!packed || (this.kind === 0 && this.row.length > 11)) return null;
-      const [before, after, replaced, renamed, constants, cut] = packed;
-      return {
-        before: before.map(node), after: after.map(node), replaced: pairs(replaced), renamed: pairs(renamed),
-        constants: new Map(pairs(constants)), cut,
-      };
+      return packed && !(this.kind === 0 && this.row.length > 11) ? unpacked(packed) : null;
     }
 
     // Names of the nodes that went and came, or their operators where a drawing has them.
@@ -214,11 +214,15 @@
     select.replaceChildren(new Option(all, ""), ...options.map(([value, text]) => new Option(text, value)));
   }
 
-  function culprits() {
+  // A culprit of a diagnosis is among the changes; what a run left out has pictures of its own.
+  function culprits(leftOut) {
     for (const place of document.querySelectorAll(".sites")) {
       const keys = new Set(JSON.parse(place.dataset.keys));
       for (const change of changes) {
         if (keys.has(change.key) && change.picture) place.append(draw(change.picture));
+      }
+      if (!place.children.length) {
+        for (const packed of leftOut[place.dataset.culprit] || []) place.append(draw(unpacked(packed)));
       }
     }
   }
@@ -280,8 +284,8 @@
     [passes, verdicts] = [0, 1].map((at) => JSON.parse(find("instances").textContent).map((both) => both[at]));
     strings = content.strings;
     changes = content.rows.map((row, place) => new Change(row, place));
-    list = listing();
-    culprits();
+    if (find("list")) list = listing();
+    culprits(content.places);
     document.documentElement.dataset.ready = "yes";
   });
 })();
