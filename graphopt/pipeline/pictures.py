@@ -23,7 +23,6 @@ MOST_NODES = 20_000
 """So many nodes of a pass are drawn: then only the rewrites that are wrong."""
 _MOST_IN_ONE = 60
 _LONGEST = 120
-_MOST_VALUES = 20
 
 
 def record_pictures(
@@ -65,7 +64,7 @@ def record_regions(entry: PassEntry, regions: Iterable[Region]) -> None:
         entry.regions.append(
             RegionEntry(
                 region.graph,
-                [old.name or "" for old, _ in region.replaced[:_MOST_VALUES]],
+                [value.name or "" for value in region.gives],
                 [node.name or root_name(node) for node in region.before],
                 [op_name(node) for node in region.before],
                 [node.name or root_name(node) for node in region.after],

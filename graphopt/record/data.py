@@ -190,8 +190,7 @@ class RegionEntry(msgspec.Struct, omit_defaults=True):
 
     Attributes:
         graph: The path of its graph.
-        values: The values that it gives to the rest of the graph, as the model before names them; the
-            first 20.
+        values: The values that it gives to the rest of the graph, as the model before names them.
         nodes_before: The names of its nodes before, those that were modified among them.
         ops_before: Their operators.
         nodes_after: The names of its nodes after.

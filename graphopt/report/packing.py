@@ -166,7 +166,7 @@ def _region_row(strings: Strings, number: int, region: RegionEntry, *, draw: boo
     head = [number, _REGION, strings(names[0]), strings(ops[0]), strings(region.graph)]
     head += [
         strings(region.local.reason),
-        strings(", ".join(region.values)),
+        strings(", ".join(region.values[:_MOST_NAMES])),
         0,
         *_local(strings, region.local),
     ]

@@ -22,12 +22,14 @@ class Region:
         before: The nodes that went or changed, in the order of the model before.
         after: The nodes that came or changed, in the order of the model after.
         replaced: Pairs (old value, value that took its uses) of what leaves the region.
+        gives: The values of the model before that leave the region, of `replaced` or not.
     """
 
     graph: str
     before: tuple[ir.Node, ...]
     after: tuple[ir.Node, ...]
     replaced: tuple[tuple[ir.Value, ir.Value], ...] = ()
+    gives: tuple[ir.Value, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,15 @@ class _Split:
             for value in node.outputs
             if value in self._inserted
         ]
-        return Region(self._paths[(before or after)[0]], tuple(before), tuple(after), tuple(pairs))
+        gives = dict.fromkeys(old for old, _ in pairs)
+        mine = set(before)
+        for node in before:
+            for value in () if is_constant(node) else node.outputs:
+                # Nodes within subgraphs are among those that read it.
+                if value.is_graph_output() or any(user not in mine for user in value.consumers()):
+                    gives[value] = None
+        path = self._paths[(before or after)[0]]
+        return Region(path, tuple(before), tuple(after), tuple(pairs), tuple(gives))
 
     def _pair_values(self) -> None:
         """Note which values of the model before are which of the model after."""

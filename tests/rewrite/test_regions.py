@@ -66,6 +66,20 @@ def test_what_came_between_says_what_it_stands_for() -> None:
     assert (ops(region), pairs(region)) == (" > Identity", [("a", "b")])
 
 
+def test_a_value_that_a_subgraph_reads_is_given() -> None:
+    def body(gate: str) -> str:
+        return (
+            "b = Cast <to = 9>(x) c = Squeeze(b) "
+            f"{gate} y = If (c) <then_branch = t () => (float[2,2] p) {{ p = Neg(a) }}, "
+            "else_branch = e () => (float[2,2] q) { q = Abs(a) }>"
+        )
+
+    regions = split(body("s = Sigmoid(x) a = Mul(x, s)"), body("a = com.microsoft.QuickGelu(x)"))
+    (region,) = [region for region in regions if not region.graph]
+    assert ops(region) == "Sigmoid Mul > QuickGelu"
+    assert [value.name for value in region.gives] == ["a"]
+
+
 def test_a_modified_node_is_on_both_sides() -> None:
     (region,) = split(
         "a = Transpose <perm = [1, 0]>(x) y = Log(a)", "a = Transpose <perm = [0, 1]>(x) y = Log(a)"
