@@ -15,7 +15,7 @@ from graphopt.model import Model
 from graphopt.numerics.compare import ATOL, RTOL
 from graphopt.numerics.feeding.sizes import shapes_of
 from graphopt.numerics.judge import Digests, Judge, Judgement, digests
-from graphopt.numerics.local.check import LocalChecker, LocalReport, note_sites
+from graphopt.numerics.local.check import LocalChecker, LocalReport, note_regions, note_sites
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.options import CheckOptions, Tolerances
 from graphopt.numerics.outside import find_outside, judge_source
@@ -229,6 +229,7 @@ class Checker:
         report = self._local.check(self._latest, path)
         if event.changes:
             note_sites(event.entry.sites, event.changes, report)
+        note_regions(event.entry.regions, report)
         weigh(
             judged.entry,
             report,
