@@ -80,7 +80,7 @@ def _region_picture(
     constants: dict[str, str] = {}
     for _, new in replaced[:_MOST_IN_ONE]:
         if new.name and (tensor := constant_tensor(new)) is not None:
-            constants[new.name] = _short(tensor_text(tensor))
+            constants[new.name] = shortened(tensor_text(tensor))
     shown: list[list[NodePicture]] = []
     for nodes in sides:
         names: dict[str, str] = {}
@@ -88,7 +88,7 @@ def _region_picture(
             for value in node.inputs:
                 tensor = None if value is None or value.name in names else constant_tensor(value)
                 if value is not None and value.name and tensor is not None:
-                    names[value.name] = _add_constant(constants, value.name, _short(tensor_text(tensor)))
+                    names[value.name] = _add_constant(constants, value.name, shortened(tensor_text(tensor)))
         shown.append([_region_node(node, names, types) for node in nodes[:_MOST_IN_ONE]])
     cut = sum(max(0, len(nodes) - _MOST_IN_ONE) for nodes in sides)
     pairs = [(old.name or "", new.name or "") for old, new in replaced[:_MOST_IN_ONE]]
@@ -108,7 +108,7 @@ def _region_node(node: ir.Node, names: Mapping[str, str], types: dict[Any, str])
         op_name(node),
         ["" if value is None else names.get(value.name or "", value.name or "") for value in node.inputs],
         {value.name: _type(value, types) for value in node.outputs if value.name},
-        {name: _short(attribute_text(attr)) for name, attr in node.attributes.items()},
+        {name: shortened(attribute_text(attr)) for name, attr in node.attributes.items()},
     )
 
 
