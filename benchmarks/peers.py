@@ -42,7 +42,9 @@ TOOLS = {
 def latency(source: Path, result: Path, feed: FeedSet, rounds: int) -> float:
     """How long the result takes for each second of the source, both as a plain session loads them."""
     arrays = dict(feed.arrays)
-    sessions = [session(source), session(result)]
+    # Waiting threads that spin would take the cores of the other session.
+    quiet = {"session.intra_op.allow_spinning": "0"}
+    sessions = [session(path, config=quiet) for path in (source, result)]
     for made in sessions:
         made.run(None, arrays)
     ratios: list[float] = []

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from graphopt.diagnosis.describe import brief_entry
+from graphopt.diagnosis.leftout import note_left_out
 from graphopt.diagnosis.stages import Found, Stages, skip_of
 from graphopt.diagnosis.trials import base_name
 from graphopt.record.data import Record
@@ -31,6 +32,8 @@ def heal(stages: Stages, record: Record, path: Path | None, skips: tuple[Skip, .
     record.trials = found.trials if found.culprits or found.rankings else 0
     record.culprits = [ranking.entry() for ranking in found.rankings]
     record.culprits += [brief_entry(culprit, trials) for culprit, trials in found.culprits]
+    for entry, (culprit, trials) in zip(record.culprits[len(found.rankings) :], found.culprits, strict=True):
+        note_left_out(entry, culprit, trials)
     outcome = found.outcome
     if outcome.failure is not None or found.loaded is None:
         if outcome.failure is not None and found.problem:

@@ -17,7 +17,7 @@ from graphopt.numerics.compare import ATOL, RTOL
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.feeding.sizes import Shape, shapes_of
 from graphopt.numerics.judge import Digests, Judge, Judgement, digests
-from graphopt.numerics.local.check import LocalChecker, LocalReport, note_sites
+from graphopt.numerics.local.check import LocalChecker, LocalReport, note_regions, note_sites
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.lossy import combined_loss
 from graphopt.numerics.options import CheckOptions, Tolerances
@@ -246,6 +246,7 @@ class Checker:
             report = self._local.check(self._latest, path)
             if event.changes:
                 note_sites(event.entry.sites, event.changes, report)
+            note_regions(event.entry.regions, report)
             weigh(
                 entry,
                 report,

@@ -18,6 +18,7 @@ import numpy as np
 
 from graphopt.errors import BadInput
 from graphopt.numerics.grading import explain, plain, text_of, worst_of
+from graphopt.numerics.kinds import KindErrors, Kinds
 from graphopt.numerics.lossy import demand
 from graphopt.numerics.options import Tolerances
 from graphopt.numerics.rounding.floor import NoiseFloor
@@ -106,6 +107,7 @@ class Baseline:
         self._levels: dict[str, list[list[Level | None]]] = {}
         self.axes: dict[str, int | None] = {}
         self._leaves: dict[str, list[list[Leaf]]] = {}
+        self._kinds: dict[str, Kinds | None] = {}
         for name in self.names:
             feeds_leaves = [flatten(feed[name]) for feed in outputs]
             axis = axes[name] if axes is not None else slice_axis(_tensors(feeds_leaves))
@@ -116,6 +118,7 @@ class Baseline:
                 [leaf if leaf.whole else replace(leaf, around=around) for leaf in leaves]
                 for leaves in prepared
             ]
+            self._kinds[name] = Kinds.of(self._leaves[name])
 
     @property
     def measured(self) -> NoiseFloor | None:
@@ -162,7 +165,8 @@ class Baseline:
         tallies: list[Tally] = []
         entries: list[OutputCheck] = []
         for name in self.names:
-            tally = Tally()
+            kinds = self._kinds[name]
+            tally = Tally(kinds=None if kinds is None else KindErrors(kinds))
             entries.append(self._output(name, candidate, numerics, tally, loss))
             tallies.append(tally)
         _leave_open(entries, tallies, numerics)
@@ -350,6 +354,8 @@ def _entry(name: str, axis: int | None, tally: Tally, numerics: Numerics) -> Out
         entry.worst_index = list(at.index)
         entry.worst_slice = None if axis is None else at.index[axis]
         entry.expected, entry.actual = plain(at.expected), plain(at.actual)
+    if tally.kinds is not None and tally.runs:
+        entry.kinds = tally.kinds.entries()
     if tally.numeric:
         entry.max_abs, entry.max_rel = tally.max_abs, tally.max_rel
         entry.mean_abs = tally.sum_abs / tally.numeric

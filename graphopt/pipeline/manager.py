@@ -17,10 +17,11 @@ from graphopt.model import Model
 from graphopt.pipeline.entries import net_nodes, record_changes, record_declined, record_diff
 from graphopt.pipeline.instrument import Instrument, PassEvent
 from graphopt.pipeline.opaque import Toolbox, components_of, layers_of, run_surgeon, run_tool
+from graphopt.pipeline.pictures import record_regions
 from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
 from graphopt.record.data import CheckEntry, PassEntry, Status
 from graphopt.rewrite.changes import Change, DeclinedPlace
-from graphopt.rewrite.diff import structural_diff
+from graphopt.rewrite.diff import regional_diff
 from graphopt.rewrite.driver import Driver, SiteBook
 from graphopt.rewrite.gate import IDENTITY, Gate, Site, SiteKey
 from graphopt.rewrite.passes import OpaquePass, Pass, RewritePass, SurgeonPass
@@ -356,7 +357,7 @@ class _Attempt:
             done = run_tool(step, model, disabled, self._manager.tools, self.outcome.steps)
         else:
             raise PassError(f"Pass '{instance}' is of no kind that the engine can run.")
-        diff = structural_diff(self.outcome.model.ir, done.model.ir)
+        diff, regions = regional_diff(self.outcome.model.ir, done.model.ir)
         entry.components = list(done.report.components)
         entry.notes = [*done.report.notes, *done.notes]
         entry.portability = done.report.portability
@@ -364,6 +365,7 @@ class _Attempt:
         if not diff and not diff.renamed:
             return (), False
         record_diff(entry, diff)
+        record_regions(entry, regions)
         large = self.outcome.model.initializer_bytes() > _LARGE
         self.outcome.model = done.model
         self._space = None

@@ -189,6 +189,31 @@ class SiteEntry(msgspec.Struct):
     picture: Picture | None = None
 
 
+class RegionEntry(msgspec.Struct, omit_defaults=True):
+    """A place that a tool changed: nodes that hang together through values that only one side has.
+
+    Attributes:
+        graph: The path of its graph.
+        values: The values that it gives to the rest of the graph, as the model before names them.
+        nodes_before: The names of its nodes before, those that were modified among them.
+        ops_before: Their operators.
+        nodes_after: The names of its nodes after.
+        ops_after: Their operators.
+        local: What it computes by itself, before and after.
+        picture: How it looked before and after; None where a tool changed so much that only the first
+            regions are drawn, and for constants that moved.
+    """
+
+    graph: str = ""
+    values: list[str] = []
+    nodes_before: list[str] = []
+    ops_before: list[str] = []
+    nodes_after: list[str] = []
+    ops_after: list[str] = []
+    local: LocalCheck = msgspec.field(default_factory=LocalCheck)
+    picture: Picture | None = None
+
+
 class DeclinedEntry(msgspec.Struct, frozen=True):
     """A place that a pass looked at and declined.
 
@@ -205,6 +230,28 @@ class DeclinedEntry(msgspec.Struct, frozen=True):
     graph: str = ""
     value: str = ""
     reason: str = ""
+
+
+class SliceKind(msgspec.Struct, omit_defaults=True):
+    """Slices of one output whose values have a scale alike, such as the boxes among YOLO's rows.
+
+    The reference alone says which they are, so that they are the same after every pass.
+
+    Attributes:
+        slices: Their indices, shortened: ``"0-3"``, ``"4,7,10,..."``; empty for all of the output.
+        scale: Their largest magnitude in the reference, over all feeds.
+        max_abs: Their largest absolute error over all feeds; None where what is finite differs.
+        times: Their largest error in units of the noise floor of the slice that it is in, on that feed; of
+            a floor that is zero, in units in the last place of the slice's scale. None where no floor was
+            measured.
+        floor: That noise floor; None where it was not measured.
+    """
+
+    slices: str = ""
+    scale: float = 0.0
+    max_abs: float | None = 0.0
+    times: float | None = 0.0
+    floor: float | None = None
 
 
 class OutputCheck(msgspec.Struct):
@@ -234,6 +281,8 @@ class OutputCheck(msgspec.Struct):
         loss_db: Behind a lossy pass, the ratio of signal to error over all feeds, in decibel, of the kind of
             slices where it is least; None where nothing differs, and elsewhere.
         loss_slices: These slices; empty where all are of one kind.
+        kinds: The kinds of slices that it has, at most six, each with its error; empty for an output that is
+            no float or could not be compared.
     """
 
     name: str
@@ -260,6 +309,7 @@ class OutputCheck(msgspec.Struct):
     local: LocalCheck | None = None
     loss_db: float | None = None
     loss_slices: str = ""
+    kinds: list[SliceKind] = []
 
 
 class DamageEntry(msgspec.Struct):
@@ -347,6 +397,7 @@ class PassEntry(msgspec.Struct):
         ops: By how much the number of each operator changed.
         nodes: Which nodes it changed.
         sites: Its rewrites, in order.
+        regions: The places that it changed, of a pass that changes the whole model at once.
         components: The parts of a tool that had an effect, where it says so.
         notes: Sentences of the tool, and what was given back or taken away after it.
         portability: Where what a tool saved runs.
@@ -379,6 +430,7 @@ class PassEntry(msgspec.Struct):
     cached: bool = False
     check: CheckEntry | None = None
     error: str | None = None
+    regions: list[RegionEntry] = []
 
 
 class Source(msgspec.Struct):
@@ -537,6 +589,7 @@ class Place(msgspec.Struct):
         ops_after: Their operators.
         wrong: Whether it computes something else; None where that is not known.
         reason: How it is off, or what a rewrite changed in a node of the same operator, in one phrase.
+        picture: How it looked before and after, of a run that left it out and so does not list it.
     """
 
     value: str
@@ -546,6 +599,7 @@ class Place(msgspec.Struct):
     ops_after: list[str] = []
     wrong: bool | None = None
     reason: str = ""
+    picture: Picture | None = None
 
 
 class Diverging(msgspec.Struct):

@@ -11,7 +11,7 @@ from graphopt.record.data import CulpritEntry, NodeChanges, PassEntry, Record, S
 from graphopt.record.diagnosed import culprit_lines
 from graphopt.record.terminal import describe
 from graphopt.report import headline as heads
-from graphopt.report.packing import pack
+from graphopt.report.packing import left_out, pack
 from graphopt.report.scale import figure, seconds
 from graphopt.report.tables import MOST_OPS, drift_of, facts, histogram, options_text, pass_plot
 from graphopt.report.tiles import tiles
@@ -93,6 +93,7 @@ def _context(record: Record, path: Path, command: str) -> dict[str, Any]:
         "details": [_detail(index, entry) for index, entry in enumerate(record.passes)],
         "loaded": record.result.as_loaded.outputs[:_MOST_OUTPUTS] if record.result is not None else [],
         "packed": pack(record),
+        "drawn_apart": any(left_out(culprit) for culprit in record.culprits),
         "instances": [[e.instance or e.name, e.check.verdict if e.check else ""] for e in record.passes],
         "describe": describe,
         "notes": [_short(note) for note in record.notes[:_MOST_NOTES]],
@@ -132,7 +133,7 @@ def _detail(index: int, entry: PassEntry) -> dict[str, Any]:
         "declined": sorted(entry.declined.items(), key=lambda item: -item[1]),
         "options": options_text(entry.options),
         "same": entry.check is not None and entry.check.verdict == "identical",
-        "changes": bool(entry.sites or entry.declined_at or entry.nodes != NodeChanges()),
+        "changes": bool(entry.sites or entry.regions or entry.declined_at or entry.nodes != NodeChanges()),
         "outputs": outputs[:_MOST_OUTPUTS],
         "more_outputs": max(0, len(outputs) - _MOST_OUTPUTS),
         "notes": [_short(note) for note in entry.notes[:_MOST_NOTES]],

@@ -74,6 +74,17 @@ def long() -> Record:
     return graphopt.run(chain(10_000), "exact", check="off").record
 
 
+@pytest.fixture(scope="session")
+def tooled() -> Record:
+    """A run of a tool that fuses three times."""
+    layers = "".join(f"s{i} = Sigmoid(v{i}) m{i} = Mul(v{i}, s{i}) v{i + 1} = Exp(m{i}) " for i in range(3))
+    text = f'<ir_version: 9, opset_import: ["" : 17]> g (float[2,3] v0) => (float[2,3] v3) {{ {layers} }}'
+    found = onnx.parser.parse_model(text)
+    for at, node in enumerate(found.graph.node):
+        node.name = f"/{node.op_type}_{at // 3}"
+    return graphopt.run(found, "ort", cache=False).record
+
+
 @pytest.fixture
 def diagnosed() -> Record:
     """A diagnosis with a culprit."""

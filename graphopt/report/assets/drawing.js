@@ -158,7 +158,7 @@ const Drawing = (() => {
     const moved = after && !nodes.length && rest.length === 1 ? `: ${short(rest[0][0])} in place of ${short(rest[0][1])}` : "";
     figure.append(html("figcaption", "", (after ? "after" : "before") + moved));
     const canvas = html("div", "canvas");
-    if (!nodes.length && !rest.length) canvas.append(html("p", "muted", "nothing in their place"));
+    if (!nodes.length && !rest.length) canvas.append(html("p", "muted", after ? "nothing in their place" : "nothing"));
     else canvas.append(sketch(picture, after));
     figure.append(canvas);
     if (nodes.length) figure.append(listed(nodes, others, picture));
