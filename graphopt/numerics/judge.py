@@ -218,7 +218,7 @@ class Judge:
             highest = max([highest, *(10 ** (-ratio / 10) for _, ratio in told if ratio > -math.inf)])
         return highest
 
-    def feeds_through(self, changes: Sequence[Signature]) -> list[FeedSet | None]:
+    def feeds_through(self, changes: Sequence[Signature]) -> Sequence[FeedSet | None]:
         """The feeds as a model takes them after changes of the signature; None for what it cannot take."""
         return self._through(changes).feeds
 
