@@ -49,6 +49,7 @@ def run(
     rtol: o.Rtol = None,
     provider: o.Provider = None,
     threads: o.Threads = None,
+    session: o.Session = None,
     timeout: o.Timeout = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
@@ -86,6 +87,7 @@ def run(
         write_record,
     )
     from graphopt.model import paused_gc
+    from graphopt.pipeline.settings import parse_session
     from graphopt.pipeline.spec import parse_settings
     from graphopt.pipeline.whynot import WhyNot
     from graphopt.report import check_report_file
@@ -120,6 +122,8 @@ def run(
                 rtol=o.tolerances(rtol, "--rtol"),
                 provider=provider,
                 threads=threads,
+                format="ort" if target.suffix == ".ort" else "onnx",
+                session=parse_session(session or ()),
                 timeout=timeout,
                 cache=not no_cache,
                 instruments=[progress, asked],
