@@ -6,9 +6,12 @@ import hashlib
 import importlib.metadata
 import platform
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from graphopt import __version__
 from graphopt.deployment.portability import ties_of
@@ -55,6 +58,7 @@ class Result:
         healed: What was left out, under the policy ``heal``: the run with these skips needs no search.
         pipeline: The passes that were run.
         made_with: The settings that it was checked with; in ORT format some of them act when it is made.
+        example: One set of feeds that it was checked on; empty without checks.
         packed: The content of the file in ORT format, where that was asked for.
     """
 
@@ -65,6 +69,7 @@ class Result:
     healed: tuple[Skip, ...] = ()
     pipeline: Pipeline | None = None
     made_with: SessionSettings = PLAIN
+    example: Mapping[str, Any] = field(default_factory=dict[str, Any])
     packed: bytes | None = None
     _source: Path | None = None
 
@@ -132,6 +137,28 @@ class Result:
                 pipeline_file(path), self.pipeline, self.healed, self.made_with, "\n".join(lines)
             )
 
+    def bench_script(self, path: str | Path) -> None:
+        """Write a script that measures the saved model against the source, on any machine.
+
+        It needs onnxruntime from 1.17 on and numpy, and draws inputs as those that the model was checked on.
+
+        Args:
+            path: The script; it names the models relative to itself.
+
+        Raises:
+            BadInput: The model is not saved or was not checked, an input is of a type that numpy lacks, or the
+                script cannot be written.
+        """
+        from graphopt.deployment.benchscript import write_bench_script
+
+        saved = self.record.result.path if self.record.result is not None else None
+        if saved is None:
+            raise BadInput(f"Cannot write {path}: the model that it measures is not saved.")
+        if not self.example:
+            raise BadInput(f"Cannot write {path}: without the check there are no feeds to take after.")
+        source = self._source if _takes(self._source, self.example) else None
+        write_bench_script(Path(path), Path(saved), self.settings, self.example, source)
+
     def report(self, path: str | Path, command: str = "") -> None:
         """Write a report for people.
 
@@ -177,6 +204,24 @@ class Result:
 def pipeline_file(path: Path) -> Path:
     """Where the pipeline is written that a healed run came to."""
     return path.with_name(f"{path.name}.pipeline.toml")
+
+
+def _takes(path: Path | None, feeds: Mapping[str, Any]) -> bool:
+    """Whether a model has inputs that these feeds fit, by name and as far as shapes are known."""
+    if path is None:
+        return False
+    inputs = Model.load(path).interface().inputs
+    if any(port.name not in feeds and not port.optional for port in inputs):
+        return False
+    shapes = {port.name: port.shape for port in inputs}
+    return all(name in shapes and _fits(np.shape(value), shapes[name]) for name, value in feeds.items())
+
+
+def _fits(shape: tuple[int, ...], declared: Sequence[object] | None) -> bool:
+    if declared is None:
+        return True
+    pairs = zip(shape, declared, strict=False)
+    return len(shape) == len(declared) and all(not isinstance(dim, int) or size == dim for size, dim in pairs)
 
 
 class CheckFailed(GraphoptError):

@@ -29,6 +29,8 @@ def ready(job: Job, result: Result) -> Result:
         entry.format, entry.session_config = "ort", result.settings.needed
         entry.portability, entry.tied_to = ties_of_packed(result.packed, Runtime(timeout=options.timeout))
     entry.session = result.settings.natural()
+    if job.checker is not None and job.checker.example is not None:
+        result.example = dict(job.checker.example.arrays)
     return result
 
 

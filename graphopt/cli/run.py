@@ -53,6 +53,14 @@ def run(
     timeout: o.Timeout = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
+    bench_script: Annotated[
+        Path | None,
+        typer.Option(
+            "--bench-script",
+            metavar="FILE.py",
+            help="Write a script that measures OUT against MODEL on any machine with onnxruntime and numpy.",
+        ),
+    ] = None,
     json: o.Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write the model.")] = False,
     show_all: Annotated[
@@ -101,6 +109,8 @@ def run(
         check_target(record, {source.resolve(), target.resolve()})
     if report is not None:
         check_report_file(report, {source.resolve(), target.resolve()})
+    if bench_script is not None:
+        _check_script(bench_script, {source.resolve(), target.resolve()}, dry_run=dry_run, check=check)
     asked = WhyNot(why_not or ())
     with paused_gc(), Progress(off=quiet or json) as progress:
         try:
@@ -134,6 +144,8 @@ def run(
                 check_report_file(report, result.model.files)
             if not dry_run:
                 result.save(target)
+                if bench_script is not None:
+                    result.bench_script(bench_script)
             failed = None
         except CheckFailed as error:
             result, failed = error.result, error
@@ -155,3 +167,15 @@ def run(
     if result.dropped or result.record.culprits or needs_session(result.record):
         return _PARTIAL
     return _UNDECIDED if result.verdict == "undecided" else 0
+
+
+def _check_script(path: Path, kept: set[Path], *, dry_run: bool, check: str | None) -> None:
+    from graphopt.errors import BadInput
+    from graphopt.storage import check_target
+
+    if path.suffix != ".py":
+        raise BadInput(f"Cannot write {path}: give --bench-script the suffix .py.")
+    if dry_run or check == "off":
+        said = "--dry-run, which saves no model" if dry_run else "--check off, which finds no feeds"
+        raise BadInput(f"--bench-script does not go with {said}.")
+    check_target(path, kept)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from graphopt.errors import SourceDiffers
 from graphopt.model import Model
 from graphopt.numerics.compare import ATOL, RTOL
+from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.feeding.sizes import shapes_of
 from graphopt.numerics.judge import Digests, Judge, Judgement, digests
 from graphopt.numerics.local.check import LocalChecker, LocalReport, note_sites
@@ -58,6 +59,7 @@ class Checker:
 
     Attributes:
         outside: The source against the outside reference, from `start` on; None where there is none.
+        example: The first feed as the file that was loaded last takes it; None where it takes none.
         packed: The file in ORT format that was checked last; None where none was asked for.
     """
 
@@ -84,6 +86,7 @@ class Checker:
         self._loaded: Judgement | None = None
         self.outside: ReferenceEntry | None = None
         self.packed: Path | None = None
+        self.example: FeedSet | None = None
         self._outside_notes: Sequence[str] = ()
         self._digests: dict[tuple[str, ...], Digests] = {}
         self._written = 0
@@ -318,6 +321,7 @@ class Checker:
         made = self.loading(Path(path), config)
         spec = self.shipped(made)
         changes = [*changes, *self.fixed_at_load]
+        self.example = self._judge.feed_for(changes)
         final = self._judge.judge(spec, changes, lossy=lossy)
         self._runtime.close(spec)
         if final.entry.verdict in OPEN and not lossy:

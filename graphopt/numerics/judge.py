@@ -144,6 +144,10 @@ class Judge:
         entry = summary(entries, time.perf_counter() - begin)
         return Judgement(entry, digests(outcome.outputs), outcome, outputs)
 
+    def feed_for(self, changes: Sequence[Signature] = ()) -> FeedSet | None:
+        """The first feed as a candidate takes it; None where it takes none."""
+        return next((feed for feed in self._through(changes)[1] if feed is not None), None)
+
     def _through(self, changes: Sequence[Signature]) -> tuple[Baseline, list[FeedSet | None]]:
         """The reference as the changes make it: what to expect, and what to feed."""
         changes = [change for change in changes if change.changes]
