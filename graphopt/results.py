@@ -146,8 +146,8 @@ class Result:
             path: The script; it names the models relative to itself.
 
         Raises:
-            BadInput: The model is not saved or was not checked, an input is of a type that numpy lacks, or the
-                script cannot be written.
+            BadInput: The model is not saved or was not checked, an input is of a type that numpy lacks, or
+                the script cannot be written.
         """
         from graphopt.deployment.benchscript import write_bench_script
 

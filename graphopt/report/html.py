@@ -152,7 +152,7 @@ def _wrong(record: Record) -> list[SiteEntry]:
 
 
 def _loading(record: Record) -> str:
-    """How to load the result in Python, and in C++ where that takes settings; empty where there is nothing to load."""
+    """How to load the result, in C++ too where that takes settings; empty where there is nothing to load."""
     result = record.result
     if result is None:
         return ""
