@@ -315,7 +315,8 @@ class Checker:
         assert self._judge is not None
         begin = time.perf_counter()
         if self._loaded is None:
-            plain = self.loading(self._source_path)
+            # Without the entries: what these do to the source is asked for, and no fault of its own.
+            plain = self.loading(self._source_path, {})
             self._loaded = self._judge.judge(plain, self.fixed_at_load)
             self._runtime.close(plain)
         made = self.loading(Path(path), config)

@@ -6,6 +6,8 @@ stay warm between calls (`graphopt.numerics.served`). `session` makes one in thi
 
 from __future__ import annotations
 
+import atexit
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -31,6 +33,7 @@ LEVELS: dict[Level, str] = {
     "all": "ORT_ENABLE_ALL",
 }
 _LONGEST = 400
+_FLUSHING = ("session.set_denormal_as_zero", "1")
 _OUTSIDE = "session.optimized_model_external_initializers"
 _ORT_FORMAT = "session.save_model_format"
 
@@ -50,8 +53,9 @@ class SessionSpec(SessionSettings):
     @classmethod
     def loading(cls, path: str | Path, settings: SessionSettings, level: Level = "all") -> SessionSpec:
         """A model with given settings; where these do not name a level, it is ``level``."""
-        said = {item.name: getattr(settings, item.name) for item in fields(SessionSettings)}
-        return cls(str(path), **{**said, "level": settings.level or level})
+        said: dict[str, Any] = {item.name: getattr(settings, item.name) for item in fields(SessionSettings)}
+        said["level"] = settings.level or level
+        return cls(str(path), **said)
 
 
 def session_options(settings: SessionSettings) -> ort.SessionOptions:
@@ -293,7 +297,8 @@ class Runtime:
         self._call("close_session", spec)
 
     def _call(self, function: str, *arguments: object, runs: int = 1) -> Reply:
-        reply = self._worker().call(
+        flushing = any(isinstance(item, SessionSpec) and item.config.count(_FLUSHING) for item in arguments)
+        reply = (_flushing_worker() if flushing else self._worker()).call(
             f"graphopt.numerics.served:{function}",
             *arguments,
             timeout=None if self._timeout is None else self._timeout * runs,
@@ -302,6 +307,14 @@ class Runtime:
         if isinstance(reply.exception, BadInput):
             raise reply.exception
         return reply
+
+
+@functools.cache
+def _flushing_worker() -> Worker:
+    """A process for sessions that flush denormal numbers: the first one decides for its thread."""
+    worker = Worker()
+    atexit.register(worker.close)
+    return worker
 
 
 def _failure(reply: Reply, action: str, timeout: float | None) -> tuple[Status, str]:

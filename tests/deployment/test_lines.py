@@ -27,7 +27,7 @@ CPU_ONLY = SessionSettings(
     disabled=("EliminateIdentity",),
 )
 GPU = SessionSettings(
-    providers=("CUDAExecutionProvider", "TensorrtExecutionProvider", "QNNExecutionProvider", "CPUExecutionProvider"),
+    providers=tuple(f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "QNN", "CPU")),
     provider_options=(
         ("CUDAExecutionProvider", "arena_extend_strategy", "kSameAsRequested"),
         ("CUDAExecutionProvider", "device_id", "0"),
