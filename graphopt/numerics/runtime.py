@@ -58,8 +58,8 @@ class SessionSpec(SessionSettings):
         return cls(str(path), **said)
 
 
-def session_options(settings: SessionSettings) -> ort.SessionOptions:
-    """ONNX Runtime's options for settings: all but the providers, which a session is made with.
+def session_options(settings: SessionSettings) -> Any:
+    """An ``onnxruntime.SessionOptions`` of settings: all but the providers, which a session is made with.
 
     Raises:
         BadInput: The level or a provider does not exist in this ONNX Runtime.

@@ -116,10 +116,8 @@ def test_dims_are_fixed(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(text), path)
     result = graphopt.run(path, "ort{dims=[N=4]}", cache=False)
     assert result.verdict == "identical"
-    assert str(result.model.interface().inputs[0]) == "x: float32[4, 3]" or "4" in str(
-        result.model.interface().inputs[0]
-    )
-    with pytest.raises(PassError, match="no input has a symbolic dim 'M'; there are N"):
+    assert result.model.interface().inputs[0].shape == (4, 3)
+    with pytest.raises(BadInput, match="no input has a symbolic dim 'M'; there are N"):
         graphopt.run(path, "ort{dims=[M=4]}", cache=False)
 
 
@@ -127,7 +125,7 @@ def test_session_settings_shape_the_optimizer(tmp_path: Path) -> None:
     approximated = Ort(session={"optimization.enable_gelu_approximation": "1"})
     source = support.proto(
         graph("a = Div(x, r) b = Erf(a) c = Add(b, o) d = Mul(x, c) y = Mul(d, h)"),
-        r=np.float32(2**0.5), o=np.float32(1), h=np.float32(0.5),
+        r=np.array(2**0.5, np.float32), o=np.array(1, np.float32), h=np.array(0.5, np.float32),
     )  # fmt: skip
     exact, _ = apply(Ort(), source, tmp_path / "exact")
     fast, _ = apply(approximated, source, tmp_path / "fast")
