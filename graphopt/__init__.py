@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from graphopt.errors import PipelineError as PipelineError
     from graphopt.errors import PluginError as PluginError
     from graphopt.model import Model as Model
+    from graphopt.numerics.runtime import session_options as session_options
     from graphopt.pipeline.manager import PassManager as PassManager
+    from graphopt.pipeline.settings import SessionSettings as SessionSettings
     from graphopt.pipeline.spec import Pipeline as Pipeline
     from graphopt.rewrite.calibration import Calibration as Calibration
     from graphopt.rewrite.changes import Change as Change
@@ -62,7 +64,9 @@ _HOMES = {
         "PluginError",
     ),
     "model": ("Model",),
+    "numerics.runtime": ("session_options",),
     "pipeline.manager": ("PassManager",),
+    "pipeline.settings": ("SessionSettings",),
     "pipeline.spec": ("Pipeline",),
     "rewrite.calibration": ("Calibration",),
     "rewrite.changes": ("Change", "Declined", "Diff"),

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from graphopt.errors import BadInput, SourceDiffers
 from graphopt.jobs import RUNTIME_PASS, Job, ModelSource, open_job
 from graphopt.model import Model
-from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.options import CheckOptions, Format
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import PassManager
+from graphopt.pipeline.settings import SessionSource
 from graphopt.planning import CheckMode, PipelineSource, Policy, make_plan, runtime_parts_off, settings_of
 from graphopt.record.data import AsLoaded, DiagnosisEntry
 from graphopt.results import (
@@ -27,6 +28,7 @@ from graphopt.results import (
 from graphopt.rewrite.changes import Diff
 from graphopt.rewrite.diff import structural_diff
 from graphopt.rewrite.gate import Gate
+from graphopt.shipping import ready
 from graphopt.storage import empty_folder
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def run(
     rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
     threads: int | None = None,
+    session: SessionSource | None = None,
+    format: Format = "onnx",
     timeout: float | None = None,
     memory: int | None = None,
     cache: bool = True,
@@ -88,6 +92,10 @@ def run(
         rtol: Relative tolerance; by output name if a mapping.
         provider: ONNX Runtime's execution provider for the checks.
         threads: Threads of a session.
+        session: What the result will be loaded with, as settings by name (``{"inter-threads": 2}``) and
+            session entries by key, or as `graphopt.SessionSettings`: it is checked so, and `Result.session`
+            and the file beside the saved model carry it.
+        format: What the result will be saved as; ``"ort"`` for ORT format, which is checked as loaded then.
         timeout: Seconds that one pass may take in its worker process; 600 by default.
         memory: Bytes that a worker process may use.
         cache: Whether results of tools are kept on disk.
@@ -112,13 +120,14 @@ def run(
         rtol=rtol,
         provider=provider,
         threads=threads,
+        format=format,
         timeout=timeout,
     )
-    plan = make_plan(pipeline, plugins, skip, options or {}, check, on_failure, said)
+    plan = make_plan(pipeline, plugins, skip, options or {}, check, on_failure, said, session)
     with open_job("run", model, plan, gate, memory=memory, cache=cache, instruments=instruments) as job:
         record = job.record
         try:
-            result = _healed(job) if plan.on_failure == "heal" else _run(job)
+            result = ready(job, _healed(job) if plan.on_failure == "heal" else _run(job))
         except SourceDiffers as error:
             result = refused_result(record, job.source, job.checker, job.path)
             record.seconds = time.perf_counter() - begin
@@ -181,6 +190,7 @@ def diagnose(
     rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
     threads: int | None = None,
+    session: SessionSource | None = None,
     timeout: float | None = None,
     memory: int | None = None,
     cache: bool = True,
@@ -208,6 +218,10 @@ def diagnose(
         rtol: Relative tolerance.
         provider: The execution provider.
         threads: Threads of a session.
+        session: What the result will be loaded with, as settings by name (``{"inter-threads": 2}``) and
+            session entries by key, or as `graphopt.SessionSettings`: it is checked so, and `Result.session`
+            and the file beside the saved model carry it.
+        format: What the result will be saved as; ``"ort"`` for ORT format, which is checked as loaded then.
         timeout: Seconds that one pass may take in its worker process.
         memory: Bytes that a worker process may use.
         cache: Whether results of tools are kept on disk.
@@ -239,7 +253,9 @@ def diagnose(
         raise BadInput("Give either a pipeline or a model to diagnose against, not both.")
     folder = None if repro is None else empty_folder(Path(repro))
     plain = f"{RUNTIME_PASS}{{level=all}}"
-    plan = make_plan(plain if pipeline is None else pipeline, plugins, skip, options or {}, None, None, said)
+    plan = make_plan(
+        plain if pipeline is None else pipeline, plugins, skip, options or {}, None, None, said, session
+    )
     with open_job("diagnose", model, plan, gate, memory=memory, cache=cache) as job:
         if against is not None:
             found = job.compare(against, folder, tell)

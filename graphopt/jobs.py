@@ -71,7 +71,7 @@ class Job:
         from graphopt.diagnosis.stages import Stages
 
         assert self.checker is not None, "a search needs the check"
-        loader = self.plan.registry.get(RUNTIME_PASS)(**{"level": "all"})
+        loader = self.plan.registry.get(RUNTIME_PASS)(**{"level": self.plan.options.settings.level or "all"})
         assert isinstance(loader, OpaquePass)
         return Stages(
             Pipeline() if plain else self.plan.pipeline,

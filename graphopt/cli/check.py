@@ -24,6 +24,7 @@ def check(
     rtol: o.Rtol = None,
     provider: o.Provider = None,
     threads: o.Threads = None,
+    session: o.Session = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> int:
@@ -37,6 +38,7 @@ def check(
 
     from graphopt.api import check as check_models
     from graphopt.cli.output import show, show_json
+    from graphopt.pipeline.settings import SessionSettings, parse_session
     from graphopt.record.terminal import check_report
 
     options = o.check_options(
@@ -51,6 +53,7 @@ def check(
         rtol=o.tolerances(rtol, "--rtol"),
         provider=provider,
         threads=threads,
+        session=SessionSettings.of(parse_session(session or ())),
     )
     report = check_models(a, b, options)
     if json:

@@ -46,6 +46,7 @@ def diagnose(
     rtol: o.Rtol = None,
     provider: o.Provider = None,
     threads: o.Threads = None,
+    session: o.Session = None,
     timeout: o.Timeout = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
@@ -60,6 +61,7 @@ def diagnose(
     from graphopt.api import diagnose as find
     from graphopt.cli.output import Telling, exported, print_diagnosis, typed, write_record
     from graphopt.model import paused_gc
+    from graphopt.pipeline.settings import parse_session
     from graphopt.pipeline.spec import parse_settings
     from graphopt.report import check_report_file, write_report
     from graphopt.storage import check_target
@@ -89,6 +91,7 @@ def diagnose(
             rtol=o.tolerances(rtol, "--rtol"),
             provider=provider,
             threads=threads,
+            session=parse_session(session or ()),
             timeout=timeout,
             cache=not no_cache,
             tell=telling,

@@ -100,6 +100,16 @@ Provider = Annotated[
     str | None, typer.Option("--provider", metavar="NAME", help="ONNX Runtime's execution provider.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of a session.")]
+Session = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--session",
+        metavar="KEY=VALUE",
+        help="How the result will be loaded, and is checked: a setting such as level, inter-threads, dims.N,"
+        " or a session entry. Repeatable.",
+        autocompletion=completing.session_settings,
+    ),
+]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time of a pass (default: 600).")
 ]

@@ -50,9 +50,18 @@ def run(
     rtol: o.Rtol = None,
     provider: o.Provider = None,
     threads: o.Threads = None,
+    session: o.Session = None,
     timeout: o.Timeout = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
+    bench_script: Annotated[
+        Path | None,
+        typer.Option(
+            "--bench-script",
+            metavar="FILE.py",
+            help="Write a script that measures OUT against MODEL on any machine with onnxruntime and numpy.",
+        ),
+    ] = None,
     json: o.Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write the model.")] = False,
     show_all: Annotated[
@@ -87,6 +96,7 @@ def run(
         write_record,
     )
     from graphopt.model import paused_gc
+    from graphopt.pipeline.settings import parse_session
     from graphopt.pipeline.spec import parse_settings
     from graphopt.pipeline.whynot import WhyNot
     from graphopt.report import check_report_file
@@ -100,6 +110,8 @@ def run(
         check_target(record, {source.resolve(), target.resolve()})
     if report is not None:
         check_report_file(report, {source.resolve(), target.resolve()})
+    if bench_script is not None:
+        _check_script(bench_script, {source.resolve(), target.resolve()}, dry_run=dry_run, check=check)
     asked = WhyNot(why_not or ())
     with paused_gc(), Progress(off=quiet or json) as progress:
         try:
@@ -122,6 +134,8 @@ def run(
                 rtol=o.tolerances(rtol, "--rtol"),
                 provider=provider,
                 threads=threads,
+                format="ort" if target.suffix == ".ort" else "onnx",
+                session=parse_session(session or ()),
                 timeout=timeout,
                 cache=not no_cache,
                 instruments=[progress, asked],
@@ -132,6 +146,8 @@ def run(
                 check_report_file(report, result.model.files)
             if not dry_run:
                 result.save(target)
+                if bench_script is not None:
+                    result.bench_script(bench_script)
             failed = None
         except CheckFailed as error:
             result, failed = error.result, error
@@ -153,3 +169,15 @@ def run(
     if result.dropped or result.record.culprits or needs_session(result.record):
         return _PARTIAL
     return _UNDECIDED if result.verdict == "undecided" else 0
+
+
+def _check_script(path: Path, kept: set[Path], *, dry_run: bool, check: str | None) -> None:
+    from graphopt.errors import BadInput
+    from graphopt.storage import check_target
+
+    if path.suffix != ".py":
+        raise BadInput(f"Cannot write {path}: give --bench-script the suffix .py.")
+    if dry_run or check == "off":
+        said = "--dry-run, which saves no model" if dry_run else "--check off, which finds no feeds"
+        raise BadInput(f"--bench-script does not go with {said}.")
+    check_target(path, kept)

@@ -20,8 +20,8 @@ from graphopt.diagnosis.trials import PipelineTrials, Tell
 from graphopt.model import Model
 from graphopt.numerics.effects import VALUES
 from graphopt.numerics.feeding.feeds import FeedSet
-from graphopt.numerics.runtime import with_disabled
 from graphopt.numerics.trial import Look, TrialChecker
+from graphopt.pipeline.settings import with_disabled
 from graphopt.pipeline.worker import Worker
 from graphopt.record.data import Cause, CheckEntry, CulpritEntry, Diverging, EvidenceEntry, Place
 from graphopt.rewrite.changes import Change

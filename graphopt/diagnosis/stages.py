@@ -12,11 +12,11 @@ from graphopt.diagnosis.ranking import Ranker, Ranking, overdone
 from graphopt.diagnosis.trials import PipelineTrials, Tell, Trial, base_name, component_names
 from graphopt.model import Model
 from graphopt.numerics.loading import RIGHT, Loaded, check_loaded, written
-from graphopt.numerics.runtime import with_disabled
 from graphopt.numerics.trial import TrialChecker
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import Origin, Outcome
 from graphopt.pipeline.opaque import Toolbox
+from graphopt.pipeline.settings import with_disabled
 from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import runtime_parts_off
 from graphopt.record.data import Member

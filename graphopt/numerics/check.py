@@ -21,11 +21,12 @@ from graphopt.numerics.local.check import LocalChecker, LocalReport, note_region
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.lossy import combined_loss
 from graphopt.numerics.options import CheckOptions, Tolerances
+from graphopt.numerics.ortformat import LEVEL, SUFFIX, pack, when_loaded
 from graphopt.numerics.outside import find_outside, judge_source
 from graphopt.numerics.reference import Reference, establish
 from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
-from graphopt.numerics.signature import Promise, signature_faults
+from graphopt.numerics.signature import Promise, signature_faults, sizes_at_load
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.worker import Worker, pool
@@ -60,6 +61,8 @@ class Checker:
 
     Attributes:
         outside: The source against the outside reference, from `start` on; None where there is none.
+        example: The first feed as the file that was loaded last takes it; None where it takes none.
+        packed: The file in ORT format that was checked last; None where none was asked for.
     """
 
     def __init__(
@@ -79,10 +82,13 @@ class Checker:
         self._scratch = Path(tempfile.mkdtemp(prefix="graphopt-check-"))
         self._begun: tuple[object, ...] | None = None
         self._promise: Promise | None = None
+        self._sizes: dict[str, int] = {}
         self._reference: Reference | None = None
         self._judge: Judge | None = None
         self._loaded: Judgement | None = None
         self.outside: ReferenceEntry | None = None
+        self.packed: Path | None = None
+        self.example: FeedSet | None = None
         self._outside_notes: Sequence[str] = ()
         self._digests: dict[tuple[str, ...], Digests] = {}
         self._written = 0
@@ -173,7 +179,10 @@ class Checker:
             self._digests = {(): self._digests[()]}
             self._last = self._digests[()]
             return
-        demand_provider(self.options.provider)
+        for provider in self.options.settings.providers:
+            demand_provider(provider)
+        self._sizes = sizes_at_load(source, self.options.settings)
+        frozen = {**frozen, **self._sizes}
         outside = find_outside(self.options)
         if self._path is None:
             source.write(path)
@@ -293,6 +302,40 @@ class Checker:
         if obsolete.is_relative_to(self._scratch) and obsolete.parent != self._scratch:
             shutil.rmtree(obsolete.parent, ignore_errors=True)
 
+    @property
+    def fixed_at_load(self) -> list[Signature]:
+        """The sizes that the session fixes when it loads a model."""
+        return [Signature(changes=True, dims=self._sizes)] if self._sizes else []
+
+    def loading(self, path: Path, config: Mapping[str, str] | None = None) -> SessionSpec:
+        """How a file is run as it will be loaded.
+
+        Args:
+            path: The file.
+            config: Session entries in place of those of the options.
+        """
+        settings = self.options.settings
+        if config is not None:
+            settings = replace(settings, config=tuple(config.items()), disabled=())
+        return SessionSpec.loading(
+            path.absolute(), settings, LEVEL if self.options.format == "ort" else "all"
+        )
+
+    def shipped(self, made: SessionSpec) -> SessionSpec:
+        """How a model is run in the format that is asked for.
+
+        Args:
+            made: How it is run as ONNX.
+
+        Raises:
+            BadInput: ONNX Runtime does not write it in that format.
+        """
+        if self.options.format == "onnx":
+            return made
+        self.packed = self._scratch / f"shipped{SUFFIX}"
+        pack(self._runtime, made, self.packed)
+        return SessionSpec.loading(self.packed, when_loaded(made))
+
     def as_loaded(
         self, path: str | Path, steps: Sequence[Pass] = (), config: Mapping[str, str] | None = None
     ) -> AsLoaded:
@@ -301,21 +344,17 @@ class Checker:
         Args:
             path: The final file.
             steps: The passes that made it from the source.
-            config: Session entries that it is to be loaded with.
+            config: Session entries that it is to be loaded with; None for those of the options.
         """
         return self._as_loaded(
-            path,
-            signatures(steps),
-            tuple((config or {}).items()),
-            lossy=is_lossy(steps),
-            loss=combined_loss(steps),
+            path, signatures(steps), config, lossy=is_lossy(steps), loss=combined_loss(steps)
         )
 
     def _as_loaded(
         self,
         path: str | Path,
         changes: Sequence[Signature],
-        config: tuple[tuple[str, str], ...] = (),
+        config: Mapping[str, str] | None = None,
         *,
         lossy: bool,
         loss: Loss | None = None,
@@ -323,13 +362,17 @@ class Checker:
         assert self._judge is not None
         begin = time.perf_counter()
         if self._loaded is None:
-            self._loaded = self._judge.judge(replace(self.reference.spec, level="all"), damage=False)
-        spec = SessionSpec(
-            str(Path(path).absolute()), "all", self.options.provider, self.options.threads, config
-        )
+            # Without the entries: what these do to the source is asked for, and no fault of its own.
+            plain = self.loading(self._source_path, {})
+            self._loaded = self._judge.judge(plain, self.fixed_at_load, damage=False)
+            self._runtime.close(plain)
+        made = self.loading(Path(path), config)
+        spec = self.shipped(made)
+        changes = [*changes, *self.fixed_at_load]
+        self.example = self._judge.feed_for(changes)
         final = self._judge.judge(spec, changes, lossy=lossy, loss=loss)
         self._runtime.close(spec)
-        self._look_behind_loading(final, spec, changes, lossy=lossy)
+        self._look_behind_loading(final, made, changes, lossy=lossy)
         verdict, reason = self._blame(final, self._loaded, changes)
         seconds = time.perf_counter() - begin
         made = final.outcome.create_seconds if final.entry.verdict != "does not run" else None
@@ -366,14 +409,14 @@ class Checker:
         """
         assert self._judge is not None
         standard = judge or self._judge
-        if not self._proven or any(change.changes for change in changes):
+        if not self._proven or any(change.changes for change in changes) or spec.level == "disable":
             return
         plain = replace(spec, level=self.reference.spec.level)
         known = self._judge.judge(plain, damage=False).digests == self._last
         self._runtime.close(plain)
         if not known:
             return
-        fused = replace(spec, level="extended")
+        fused = spec if spec.level == "basic" else replace(spec, level="extended")
         outputs = [run for run in self._judge.judge(fused, damage=False).outputs if run is not None]
         alike = bool(outputs) and not any(
             output.verdict in OPEN for output in standard.baseline_of(outputs).compare(final.outputs)

@@ -236,6 +236,10 @@ class Judge:
             return None
         return self._damage.measure(expected, outputs)
 
+    def feed_for(self, changes: Sequence[Signature] = ()) -> FeedSet | None:
+        """The first feed as a candidate takes it; None where it takes none."""
+        return next((feed for feed in self._through(changes).feeds if feed is not None), None)
+
     def _through(self, changes: Sequence[Signature]) -> _Expected:
         """The reference as the changes make it."""
         changes = [change for change in changes if change.changes]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from graphopt.numerics.runtime import CPU
+from graphopt.pipeline.settings import PLAIN, SessionSettings
 
+Format: TypeAlias = Literal["onnx", "ort"]
 Tolerances: TypeAlias = "float | Mapping[str, float] | None"
 """One tolerance, or one by output name with ``""`` for the others; None for the default."""
 
@@ -30,8 +31,11 @@ class CheckOptions:
         atol: Absolute tolerance as a share of the slice's scale, for all outputs or by output name
             with ``""`` for the others; None for the default.
         rtol: Tolerance relative to the reference element, likewise.
-        provider: The execution provider.
-        threads: Threads within an operator; None for one a core.
+        provider: The execution provider; None for those of ``session``.
+        threads: Threads within an operator; None for what ``session`` says.
+        session: What the result will be loaded with. All of it holds for the check of the file as it is
+            loaded; models that are compared as they are run there with as many threads, and no more.
+        format: What the result is saved as: the check as loaded is of a file of this format.
         timeout: Seconds that making a session, or one run, may take.
         every_rewrite: Whether to check each place that a pass changed, also where no output shows it.
         pixels: How pixels of images in ``inputs`` become numbers: ``unit`` (0 to 1), ``signed`` (-1 to 1),
@@ -48,12 +52,20 @@ class CheckOptions:
     dims: Mapping[str, int] = field(default_factory=dict[str, int])
     atol: Tolerances = None
     rtol: Tolerances = None
-    provider: str = CPU
+    provider: str | None = None
     threads: int | None = None
+    session: SessionSettings = PLAIN
+    format: Format = "onnx"
     timeout: float | None = 600.0
     every_rewrite: bool = False
     reference: str | None = None
     pixels: str | None = None
+
+    @property
+    def settings(self) -> SessionSettings:
+        """What the result will be loaded with, all in all."""
+        said = {} if self.provider is None else {"providers": (self.provider,)}
+        return replace(self.session, **said, threads=self.threads or self.session.threads)
 
     @property
     def sets(self) -> int:

@@ -18,8 +18,9 @@ from graphopt.numerics.feeding.images import ImageSetting
 from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.feeding.userdata import load_inputs
 from graphopt.numerics.options import CheckOptions
-from graphopt.numerics.runtime import Level, Opened, Runtime, SessionSpec
+from graphopt.numerics.runtime import Opened, Runtime, SessionSpec
 from graphopt.numerics.values import digest, epsilon, flatten, is_float, named_dtype, parts
+from graphopt.pipeline.settings import Level
 
 _QUANTIZERS = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
@@ -181,7 +182,7 @@ def coarsest(model: ir.Model) -> float:
 def _open(
     path: Path, options: CheckOptions, runtime: Runtime, label: str
 ) -> tuple[SessionSpec, Opened, list[str]]:
-    spec = SessionSpec(str(path), "disable", options.provider, options.threads)
+    spec = SessionSpec.loading(path, options.settings.plain())
     first: Opened | None = None
     for level in _LEVELS:
         opened = runtime.open(replace(spec, level=level))

@@ -17,8 +17,8 @@ from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.judge import Judgement
 from graphopt.numerics.local.evidence import may_be_rounding, weigh
 from graphopt.numerics.lossy import combined_loss
-from graphopt.numerics.runtime import SessionSpec
 from graphopt.numerics.signature import signature_faults
+from graphopt.pipeline.settings import with_disabled
 from graphopt.record.data import CheckEntry, Effect, Verdict
 from graphopt.rewrite.passes import Pass
 
@@ -116,18 +116,16 @@ class TrialChecker(Checker):
             steps: The passes that made it from the source.
         """
         assert self._judge is not None
-        spec = SessionSpec(
-            str(path.absolute()), "all", self.options.provider, self.options.threads,
-            tuple(config.items()), tuple(sorted(disabled)),
-        )  # fmt: skip
-        changes = signatures(steps)
+        made = self.loading(path, with_disabled(config, disabled))
+        spec = self.shipped(made)
+        changes = [*signatures(steps), *self.fixed_at_load]
         judged = self._judge.judge(
             spec, changes, lossy=is_lossy(steps), loss=combined_loss(steps), damage=False
         )
         wrong = judged.entry.verdict == "broken"
         try:
             if judged.entry.verdict in OPEN and self._open(judged) and not is_lossy(steps):
-                self._look_into_loading(judged, spec, changes)
+                self._look_into_loading(judged, made, changes)
             return self._told(judged, wrong)
         finally:
             self._runtime.close(spec)

@@ -540,6 +540,10 @@ class ResultEntry(msgspec.Struct):
         portability: Where it runs.
         metadata_kept, metadata_total: How many entries of the source's metadata it still has, of how many.
         ops: How often each operator occurs.
+        format: What it is, or would be, saved as.
+        session: The settings that it was checked with and is loaded with, as ``[session]`` of a pipeline
+            file takes them; empty for a plain session.
+        tied_to: What ties it to where it runs, a phrase each.
     """
 
     path: str | None
@@ -554,6 +558,9 @@ class ResultEntry(msgspec.Struct):
     metadata_kept: int = 0
     metadata_total: int = 0
     ops: dict[str, int] = {}
+    format: Literal["onnx", "ort"] = "onnx"
+    session: dict[str, Any] = {}
+    tied_to: list[str] = []
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -11,7 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.deployment.lines import python_lines
 from graphopt.numerics.pair import CheckReport
+from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.record.data import (
     CheckEntry,
     DamageEntry,
@@ -122,7 +124,7 @@ def _table(record: Record, shown: Iterable[PassEntry]) -> Table:
     if result is not None:
         loaded = result.as_loaded
         table.add_row(
-            "as loaded (all)",
+            f"as loaded ({loaded_as(result)})",
             "" if result.path else "not saved",
             "",
             f"{loaded.seconds:.2f}s" if loaded.verdict != "not checked" else "-",
@@ -209,15 +211,30 @@ def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
         table.add_row("wrote", f"{result.path}  {size_text(result.file_bytes or 0)}, {kept}")
     else:
         table.add_row("wrote", f"nothing, {kept}")
-    if result.session_config:
-        entries = ", ".join(f'("{key}", "{value}")' for key, value in result.session_config.items())
-        table.add_row("load with", Text(f"SessionOptions.add_session_config_entry{entries}", style="yellow"))
+    if lines := loading_lines(result):
+        style = "yellow" if result.session_config else ""
+        table.add_row("load with", Text("\n".join(lines[2:]), style=style))
         if result.path:
-            table.add_row("", f"{result.path}.session.json")
+            table.add_row("", f"{result.path}.session.json, which has the same in C++")
     if result.path and record.culprits:
         table.add_row("next time", f"--pipeline {result.path}.pipeline.toml, which needs no search")
     table.add_row("runs on", _RUNS_ON[result.portability].format(ops=_foreign(result)))
+    if result.tied_to and (result.format == "ort" or result.portability == "this cpu"):
+        table.add_row("tied to", "; ".join(result.tied_to))
     yield table
+
+
+def loaded_as(result: ResultEntry) -> str:
+    """The level at which a result is loaded, or that nothing is done to it any more."""
+    return "ORT format" if result.format == "ort" else str(result.session.get("level", "all"))
+
+
+def loading_lines(result: ResultEntry) -> list[str]:
+    """The lines of Python that load a result; none where a plain session does."""
+    settings = SessionSettings.of({**result.session, "config": result.session_config})
+    if settings == PLAIN:
+        return []
+    return python_lines(Path(result.path).name if result.path else f"RESULT.{result.format}", settings)
 
 
 def _reason(record: Record) -> str:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from graphopt.deployment.lines import cpp_lines, python_lines
+from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.record.data import CulpritEntry, NodeChanges, PassEntry, Record, SiteEntry
 from graphopt.record.diagnosed import culprit_lines
 from graphopt.record.terminal import describe
@@ -151,16 +153,13 @@ def _wrong(record: Record) -> list[SiteEntry]:
 
 
 def _loading(record: Record) -> str:
-    """How to load the result in Python; empty where there is nothing to load."""
+    """How to load the result, in C++ too where that takes settings; empty where there is nothing to load."""
     result = record.result
     if result is None:
         return ""
-    path = result.path or "RESULT.onnx"
-    lines = ["import onnxruntime as ort"]
-    if result.session_config:
-        lines.append("options = ort.SessionOptions()")
-        lines += [f"options.add_session_config_entry({k!r}, {v!r})" for k, v in result.session_config.items()]
-        lines.append(f"session = ort.InferenceSession({path!r}, options)")
-    else:
-        lines.append(f"session = ort.InferenceSession({path!r})")
+    path = result.path or f"RESULT.{result.format}"
+    settings = SessionSettings.of({**result.session, "config": result.session_config})
+    lines = python_lines(path, settings)
+    if settings != PLAIN:
+        lines += ["", "// The same in C++", *cpp_lines(path, settings)]
     return "\n".join(lines)

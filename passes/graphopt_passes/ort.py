@@ -6,13 +6,13 @@ import difflib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import onnx.defs
 
-from graphopt import BadInput, Numerics, OpaquePass, ToolReport
+from graphopt import BadInput, Numerics, OpaquePass, SessionSettings, Signature, ToolReport
 from graphopt_passes import _files
 
 _BLOCKED = "com.microsoft.nchwc"
@@ -51,7 +51,11 @@ class Ort(OpaquePass):
         as components, read from its log.
 
     Attributes:
-        level: How far to go: ``basic``, ``extended``, ``layout`` or ``all``.
+        level: How far to go: ``disable`` (it only splits what it has no kernel for), ``basic``,
+            ``extended``, ``layout`` or ``all``.
+        dims: Sizes to fix symbolic dims to, by name: ONNX Runtime's free-dimension overrides.
+        session: More settings and entries of the session that optimizes, as ``--session`` takes them:
+            ``[optimization.enable_gelu_approximation=1]``, or ``[providers=CUDAExecutionProvider]``.
     """
 
     name = "ort"
@@ -59,7 +63,24 @@ class Ort(OpaquePass):
     packages = ("onnxruntime",)
     acts_at_load = True
 
-    level: Literal["basic", "extended", "layout", "all"] = "extended"
+    level: Literal["disable", "basic", "extended", "layout", "all"] = "extended"
+    dims: Mapping[str, int] = field(default_factory=dict[str, int])
+    session: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(changes=bool(self.dims), dims=self.dims)
+
+    def settings(self) -> SessionSettings:
+        """How the session is made that optimizes.
+
+        Raises:
+            BadInput: A setting does not exist, or cannot be said here.
+        """
+        said = SessionSettings.of(self.session)
+        if said.dims or said.denotations or said.level or said.disabled:
+            raise BadInput("Pass 'ort' has the options level and dims, and --skip for what is switched off.")
+        return replace(said, level=self.level, dims=tuple(sorted(self.dims.items())))
 
     def components(self) -> frozenset[str]:
         from graphopt_passes import _ort_log
@@ -82,14 +103,20 @@ class Ort(OpaquePass):
 
         _refuse_unknown(disabled, target.parent)
         before = _Content.of(source)
-        options = _ort_log.verbose_options(self.level)
+        for name in sorted(self.dims.keys() - before.dims):
+            there = ", ".join(sorted(before.dims)) or "none"
+            raise BadInput(f"Pass 'ort': no input has a symbolic dim '{name}'; there are {there}.")
+        settings = self.settings()
+        options = _ort_log.verbose_options(settings)
         options.optimized_model_filepath = str(target)
         if before.files or source.stat().st_size > _OUTSIDE_ABOVE:
             # Else the result would look for the source's files beside itself, or pass protobuf's 2 GB.
             prefix = "session.optimized_model_external_initializers"
             options.add_session_config_entry(f"{prefix}_file_name", f"{target.name}.data")
             options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
-        log = _ort_log.captured(lambda: _ort_log.optimize(str(source), options, disabled), target.parent)
+        log = _ort_log.captured(
+            lambda: _ort_log.optimize(str(source), options, disabled, settings), target.parent
+        )
         after = _Content.of(target)
         modified = _ort_log.modified(log)
         if "CastFloat16Transformer" in modified and after.nodes > before.nodes and after.casts > before.casts:
@@ -111,12 +138,13 @@ class Ort(OpaquePass):
 
 @dataclass(frozen=True)
 class _Content:
-    """What the report needs of a file: nodes, Casts, operators that ONNX lacks, files of weights."""
+    """What the pass needs of a file: nodes, Casts, operators that ONNX lacks, files of weights, dims."""
 
     nodes: int
     casts: int
     foreign: Counter[tuple[str, str]]
     files: frozenset[str]
+    dims: frozenset[str]
 
     @classmethod
     def of(cls, path: Path) -> _Content:
@@ -126,7 +154,9 @@ class _Content:
         own = {(function.domain, function.name) for function in model.functions}
         foreign = {op: n for op, n in ops.items() if op not in own and not _is_standard(op, versions)}
         casts = ops["", "Cast"] + ops["ai.onnx", "Cast"]
-        return cls(ops.total(), casts, Counter(foreign), _files.data_files(model))
+        shapes = [info.type.tensor_type.shape for info in model.graph.input]
+        dims = frozenset(dim.dim_param for shape in shapes for dim in shape.dim if dim.dim_param)
+        return cls(ops.total(), casts, Counter(foreign), _files.data_files(model), dims)
 
 
 def _is_standard(op: tuple[str, str], versions: dict[str, int]) -> bool:

@@ -81,7 +81,7 @@ class Sampler:
         spec, reference = self.reference.spec, self.reference
         parts = [
             *(_FORM, __version__, onnx.__version__, version("onnxruntime"), platform.machine()),
-            *(self.source, spec.level, spec.provider, str(spec.threads), str(spec.config)),
+            *(self.source, spec.level, spec.provider, str(spec.threads), str(spec.provider_options)),
             *(str(sorted(reference.skip)), str(self.budget), str(sorted(baseline.axes.items()))),
             *(feed.key for feed in reference.feeds),
             # Another CPU computes other outputs, and its roundings differ, too.
