@@ -11,10 +11,11 @@ from graphopt.errors import BadInput, SourceDiffers
 from graphopt.jobs import RUNTIME_PASS, Job, ModelSource, open_job
 from graphopt.model import Model
 from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import PassManager
 from graphopt.planning import CheckMode, PipelineSource, Policy, make_plan, runtime_parts_off, settings_of
-from graphopt.record.data import AsLoaded, DiagnosisEntry
+from graphopt.record.data import AsLoaded, DiagnosisEntry, deciding_witness
 from graphopt.results import (
     CheckFailed,
     Result,
@@ -49,6 +50,7 @@ def run(
     samples: int | None = None,
     special: bool = False,
     reference: str | Path | None = None,
+    runtimes: Sequence[str] = (),
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
@@ -81,6 +83,7 @@ def run(
         special: Whether to draw one more, with NaN and infinities.
         reference: What the source itself is checked against first: saved outputs of ``inputs`` (an .npz,
             or a folder), or ``"torch:FILE.pt"``, which is loaded as ``torch.load`` does and may run code.
+        runtimes: Other runtimes to look at the result in: ``openvino``, ``reference`` (onnx's own).
         atol: Absolute tolerance, as a share of each slice's scale; by output name if a mapping.
         rtol: Relative tolerance; by output name if a mapping.
         provider: ONNX Runtime's execution provider for the checks.
@@ -104,6 +107,7 @@ def run(
         samples=samples,
         special=special,
         reference=reference,
+        runtimes=runtimes,
         atol=atol,
         rtol=rtol,
         provider=provider,
@@ -111,6 +115,7 @@ def run(
         timeout=timeout,
     )
     plan = make_plan(pipeline, plugins, skip, options or {}, check, on_failure, said)
+    find_witnesses(plan.options.runtimes)
     with open_job("run", model, plan, gate, memory=memory, cache=cache, instruments=instruments) as job:
         record = job.record
         try:
@@ -124,7 +129,11 @@ def run(
             raise CheckFailed(result.failure.message, result, pass_name=result.failure.instance)
         if not result.ok:
             assert record.result is not None
-            loaded = record.result.as_loaded
+            loaded, found = record.result.as_loaded, record.result
+            witness = deciding_witness(found.verdict, found.witnesses)
+            if loaded.verdict != found.verdict and witness is not None:
+                said = f"{witness.verdict} in {witness.runtime}"
+                raise CheckFailed(f"The result is {said}: {witness.reason}", result)
             raise CheckFailed(f"The result is {loaded.verdict} as it is loaded: {loaded.reason}", result)
         return result
 

@@ -23,6 +23,7 @@ from graphopt.numerics.reference import Reference, establish
 from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
 from graphopt.numerics.signature import Promise, signature_faults
+from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.worker import Worker, pool
@@ -35,6 +36,7 @@ from graphopt.record.data import (
     SiteEntry,
     Tolerance,
     Verdict,
+    WitnessEntry,
 )
 from graphopt.rewrite.passes import Numerics, Pass, Signature
 
@@ -259,6 +261,34 @@ class Checker:
             config: Session entries that it is to be loaded with.
         """
         return self._as_loaded(path, signatures(steps), tuple((config or {}).items()), lossy=is_lossy(steps))
+
+    def witnesses(self, model: Model, steps: Sequence[Pass] = ()) -> list[WitnessEntry]:
+        """The verdict on a model in each other runtime that the options name.
+
+        Args:
+            model: The final model.
+            steps: The passes that made it from the source.
+        """
+        if not self.options.runtimes:
+            return []
+        spec = self._write(model)
+        return self._hear(Path(spec.path), signatures(steps), lossy=is_lossy(steps))
+
+    def _hear(self, path: Path, changes: Sequence[Signature], *, lossy: bool = False) -> list[WitnessEntry]:
+        from graphopt.numerics.witnesses.judging import Case
+
+        assert self._judge is not None
+        own = None
+        if lossy:
+            spec = replace(self.reference.spec, path=str(path.absolute()))
+            own = self._judge.judge(spec, changes, lossy=True).outputs
+            own = own or (None,) * len(self.reference.feeds)
+            self._runtime.close(spec)
+        options = self.options
+        case = Case(
+            self._judge, self._source_path, path, changes, own, options.timeout, options.threads
+        )  # fmt: skip
+        return [case.hear(witness) for witness in find_witnesses(options.runtimes)]
 
     def _as_loaded(
         self,

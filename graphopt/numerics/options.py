@@ -36,6 +36,7 @@ class CheckOptions:
         every_rewrite: Whether to check each place that a pass changed, also where no output shows it.
         reference: What the source itself is checked against: a file or folder of saved outputs of the
             feeds in ``inputs``, or ``torch:FILE.pt``. None: the source is taken to be right.
+        runtimes: Other runtimes that the result is looked at in; see `graphopt.numerics.witnesses`.
     """
 
     inputs: Sequence[str | Path] = ()
@@ -50,6 +51,7 @@ class CheckOptions:
     timeout: float | None = 600.0
     every_rewrite: bool = False
     reference: str | None = None
+    runtimes: Sequence[str] = ()
 
     @property
     def sets(self) -> int:
