@@ -129,7 +129,7 @@ class Case:
         """Note how the source does there; returns one sentence where that is not as in ONNX Runtime."""
         if not kept:
             entry.source_verdict = "does not run"
-            return f"The source does not run in {witness.title} either: {source.said}"
+            return f"The source does not run in {witness.title}: {source.said}"
         check = _compare(self.judge.part(kept), there)
         entry.source_verdict = check.verdict
         if check.verdict in RIGHT:
