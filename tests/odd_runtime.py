@@ -32,4 +32,4 @@ class Loaded:
         factor = 1 + 0.01 * ("Abs" in self._ops) + 0.5 * ("Sqrt" in self._ops)
         factor += 0.001 * self._ops.count("Identity")
         outputs[0] = (outputs[0] * factor).astype(outputs[0].dtype)
-        return dict(zip(self._evaluator.output_names, outputs, strict=True))
+        return {str(name): value for name, value in zip(self._evaluator.output_names, outputs, strict=True)}

@@ -208,7 +208,8 @@ def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
     if result.verdict != "identical" and reason:
         table.add_row("verdict", Text(reason, style=_STYLES.get(result.verdict, "")))
     for witness in result.witnesses:
-        table.add_row(witness.runtime, witness_text(witness))
+        said = reason == f"in {witness.runtime}: {witness.reason}"
+        table.add_row(witness.runtime, witness_text(witness, reason="" if said else witness.reason))
     kept = f"metadata {result.metadata_kept} of {result.metadata_total}"
     if result.path:
         table.add_row("wrote", f"{result.path}  {size_text(result.file_bytes or 0)}, {kept}")
@@ -237,11 +238,17 @@ def _reason(record: Record) -> str:
     return checks[-1].reason if checks else ""
 
 
-def witness_text(witness: WitnessEntry) -> str:
-    """One line about a result in another runtime: the version, and what there is to say."""
+def witness_text(witness: WitnessEntry, reason: str | None = None) -> str:
+    """One line about a result in another runtime.
+
+    Args:
+        witness: The verdict there.
+        reason: What to say of it; its own sentence if left out.
+    """
     agrees = witness.source_verdict in ("identical", "rounding", "within tolerance")
     own = ", where the source gives what it gives in onnxruntime" if agrees else ""
-    return f"{witness.version}, {witness.feeds} feeds{own}. {witness.reason}".strip()
+    said = witness.reason if reason is None else reason
+    return f"{witness.version}, {witness.feeds} feeds{own}. {said}".strip()
 
 
 def _places(record: Record) -> str | None:

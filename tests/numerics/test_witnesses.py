@@ -255,9 +255,12 @@ def test_gaps_of_the_reference_evaluator_are_filled() -> None:
         s = Constant<value = float[4] {0.5, 1.0, 2.0, 4.0}>() p = Constant<value = int8[4] {0, 1, -1, 7}>()
         z = DequantizeLinear<axis = 1>(q, s, p)"""
     onnx.save(model(body, head), "m.onnx")
-    indices = np.array([[99, -1, 0]], np.int64)
-    feeds = {"x": np.arange(100, dtype=np.float32)[None], "i": indices, "q": np.ones((1, 4), np.int8)}
-    np.savez("feeds.npz", **feeds)
+    np.savez(
+        "feeds.npz",
+        x=np.arange(100, dtype=np.float32)[None],
+        i=np.array([[99, -1, 0]], np.int64),
+        q=np.ones((1, 4), np.int8),
+    )
     options = CheckOptions(runtimes=["reference"], inputs=["feeds.npz"])
     (entry,) = check_models("m.onnx", "m.onnx", options).witnesses
     assert (entry.verdict, entry.source_verdict) == ("identical", "identical"), entry.reason

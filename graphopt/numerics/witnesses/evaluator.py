@@ -36,8 +36,8 @@ class DequantizeLinear(DequantizeLinear_19):
     op_domain = ""
 
     # Later versions have more attributes, which the evaluator hands over with their defaults.
-    def _run(self, x: Any, scale: Any, zero: Any = None, *, axis: int = 1, **_: Any) -> Any:
-        return super()._run(x, scale, zero, axis)
+    def _run(self, x: Any, x_scale: Any, x_zero_point: Any = None, axis: int = 1, **_: Any) -> Any:
+        return super()._run(x, x_scale, x_zero_point, axis)
 
 
 class Loaded:
@@ -72,7 +72,7 @@ class Loaded:
         with np.errstate(all="ignore"):
             results: Any = self._evaluator.run(None, dict(feeds))
         names = self._evaluator.output_names
-        return {name: _value(value) for name, value in zip(names, results, strict=True)}
+        return {str(name): _value(value) for name, value in zip(names, results, strict=True)}
 
 
 def _value(value: Any) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,8 +102,8 @@ class Case:
         second = _compare(self.judge.part(kept, self.changes, runs), _of(result, kept))
         entry.outputs = second.outputs
         if second.verdict in RIGHT:
-            said = f"Compared with what the source gives there, as it differs from onnxruntime's: {own}"
-            entry.verdict, entry.reason = second.verdict, said if own else second.reason
+            entry.verdict = second.verdict
+            entry.reason = f"Compared with what the source gives there. {_joined(second.reason, own)}"
             return
         entry.verdict, entry.reason = second.verdict, _joined(second.reason, own)
         if second.verdict == "broken":
@@ -197,7 +197,7 @@ def _joined(reason: str, own: str) -> str:
 
 
 def _widened(
-    floor: NoiseFloor, *, here: Baseline, there: Sequence[Outputs], skip: Sequence[str]
+    floor: NoiseFloor, *, here: Baseline, there: Sequence[Outputs], skip: Container[str]
 ) -> NoiseFloor:
     """The noise floor of another runtime: several times the source's, and what it makes of the source.
 
@@ -208,8 +208,8 @@ def _widened(
         skip: Outputs to leave out.
     """
     samples = Samples(here, len(there), skip)
-    for place, outputs in enumerate(there):
-        samples.add(place, outputs)
+    for place, values in enumerate(there):
+        samples.add(place, values)
     found, varies, counts = samples.result()
     outputs: dict[str, list[list[LeafFloor] | None]] = {}
     for name, feeds in found.items():
