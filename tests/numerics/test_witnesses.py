@@ -20,6 +20,7 @@ from graphopt.numerics.pair import CheckReport
 from graphopt.numerics.witnesses import witness as module
 from graphopt.numerics.witnesses.witness import WITNESSES, Witness, find_witnesses
 from graphopt.record.data import WitnessEntry
+from graphopt.record.worse import findings
 
 RIGHT = ("identical", "rounding", "within tolerance")
 HEAD = '<ir_version: 8, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 4] y)'
@@ -176,6 +177,43 @@ def test_a_run_whose_result_is_wrong_there_fails(here: Path) -> None:
         graphopt.run(model("y = Mul(x, x)"), "squares", plugins=[plugin], runtimes=["odd"])
     assert not caught.value.result.ok
     assert "Wrong in odd" in caught.value.result._repr_html_()  # pyright: ignore[reportPrivateUsage]
+
+
+def test_values_that_change_on_purpose_are_compared_with_the_result_in_onnxruntime(here: Path) -> None:
+    plugin = here / "lossy.py"
+    plugin.write_text(
+        "import onnx\n"
+        "from graphopt import Numerics, proto_pass\n"
+        "@proto_pass('scaled', numerics=Numerics.LOSSY)\n"
+        "def scaled(model):\n"
+        "    '''Change all values a little.'''\n"
+        "    model.graph.node[-1].output[0] = 'before'\n"
+        "    scale = onnx.helper.make_tensor('scale', 1, [], [1.003])\n"
+        "    model.graph.initializer.append(scale)\n"
+        "    model.graph.node.append(onnx.helper.make_node('Mul', ['before', 'scale'], ['y']))\n"
+        "    return model\n"
+    )
+    options: dict[str, Any] = {"plugins": [plugin], "rtol": 0.005}
+    right = graphopt.run(model("y = Mul(x, x)"), "scaled", runtimes=["reference"], **options)
+    assert right.record.result is not None
+    (entry,) = right.record.result.witnesses
+    assert entry.verdict in RIGHT
+    assert (entry.outputs[0].max_abs or 0) < 1e-5  # a hundredth of what the pass changed
+    other = graphopt.run(model("a = Mul(x, x) y = Abs(a)"), "scaled", runtimes=["odd"], **options)
+    assert other.record.result is not None
+    (entry,) = other.record.result.witnesses
+    assert (entry.verdict, other.verdict) == ("undecided", "undecided")
+    assert "passes change values on purpose" in entry.reason
+
+
+def test_a_verdict_that_turns_in_another_runtime_is_worse() -> None:
+    records = [graphopt.run(model("y = Exp(x)"), "exact", runtimes=["reference"]).record for _ in range(2)]
+    assert findings(*records, ["verdict"]) == []
+    assert records[1].result is not None
+    records[1].result.witnesses[0].verdict = "broken"
+    (found,) = findings(*records, ["verdict"])
+    assert found.text.startswith("in reference ")
+    assert found.text.endswith("> broken")
 
 
 def test_sizes_that_a_pass_froze_are_fed_there(here: Path) -> None:
