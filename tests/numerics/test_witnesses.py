@@ -208,10 +208,10 @@ def test_values_that_change_on_purpose_are_compared_with_the_result_in_onnxrunti
 
 def test_a_verdict_that_turns_in_another_runtime_is_worse() -> None:
     records = [graphopt.run(model("y = Exp(x)"), "exact", runtimes=["reference"]).record for _ in range(2)]
-    assert findings(*records, ["verdict"]) == []
+    assert findings(records[0], records[1], ["verdict"]) == []
     assert records[1].result is not None
     records[1].result.witnesses[0].verdict = "broken"
-    (found,) = findings(*records, ["verdict"])
+    (found,) = findings(records[0], records[1], ["verdict"])
     assert found.text.startswith("in reference ")
     assert found.text.endswith("> broken")
 
