@@ -19,6 +19,10 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers]'
 	touch $@
 
+.venv/openvino: .venv/dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[openvino]'
+	touch $@
+
 .venv/docs: .venv/dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
@@ -26,10 +30,10 @@ BIN := .venv/bin
 demo: .venv/yolo
 	$(BIN)/graphopt demo
 
-test: .venv/dev .venv/yolo .venv/peers
+test: .venv/dev .venv/yolo .venv/peers .venv/openvino
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
-test-all: .venv/dev .venv/yolo .venv/peers
+test-all: .venv/dev .venv/yolo .venv/peers .venv/openvino
 	$(BIN)/python -m pytest -q -n auto
 
 lint: .venv/dev

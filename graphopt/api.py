@@ -11,11 +11,12 @@ from graphopt.errors import BadInput, SourceDiffers
 from graphopt.jobs import RUNTIME_PASS, Job, ModelSource, open_job
 from graphopt.model import Model
 from graphopt.numerics.options import CheckOptions, Format
+from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.settings import SessionSource
 from graphopt.planning import CheckMode, PipelineSource, Policy, make_plan, runtime_parts_off, settings_of
-from graphopt.record.data import AsLoaded, DiagnosisEntry
+from graphopt.record.data import AsLoaded, DiagnosisEntry, deciding_witness
 from graphopt.results import (
     CheckFailed,
     Result,
@@ -52,6 +53,7 @@ def run(
     special: bool = False,
     reference: str | Path | None = None,
     pixels: str | None = None,
+    runtimes: Sequence[str] = (),
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
@@ -88,6 +90,7 @@ def run(
             or a folder), or ``"torch:FILE.pt"``, which is loaded as ``torch.load`` does and may run code.
         pixels: How the pixels of images in ``inputs`` become numbers: ``unit``, ``signed``, ``imagenet`` or
             ``raw``; by default as the model's metadata says, else ``unit``.
+        runtimes: Other runtimes to look at the result in: ``openvino``, ``reference`` (onnx's own).
         atol: Absolute tolerance, as a share of each slice's scale; by output name if a mapping.
         rtol: Relative tolerance; by output name if a mapping.
         provider: ONNX Runtime's execution provider for the checks.
@@ -116,6 +119,7 @@ def run(
         special=special,
         reference=reference,
         pixels=pixels,
+        runtimes=runtimes,
         atol=atol,
         rtol=rtol,
         provider=provider,
@@ -124,6 +128,7 @@ def run(
         timeout=timeout,
     )
     plan = make_plan(pipeline, plugins, skip, options or {}, check, on_failure, said, session)
+    find_witnesses(plan.options.runtimes)
     with open_job("run", model, plan, gate, memory=memory, cache=cache, instruments=instruments) as job:
         record = job.record
         try:
@@ -137,7 +142,11 @@ def run(
             raise CheckFailed(result.failure.message, result, pass_name=result.failure.instance)
         if not result.ok:
             assert record.result is not None
-            loaded = record.result.as_loaded
+            loaded, found = record.result.as_loaded, record.result
+            witness = deciding_witness(found.verdict, found.witnesses)
+            if loaded.verdict != found.verdict and witness is not None:
+                said = f"{witness.verdict} in {witness.runtime}"
+                raise CheckFailed(f"The result is {said}: {witness.reason}", result)
             raise CheckFailed(f"The result is {loaded.verdict} as it is loaded: {loaded.reason}", result)
         return result
 

@@ -94,6 +94,8 @@ def make_plan(
         raise BadInput("Healing needs the check, which tells what is wrong: leave out --check off.")
     if mode == "off" and said["reference"] is not None:
         raise BadInput("A reference needs the check: leave out --reference, or --check off.")
+    if mode == "off" and said["runtimes"]:
+        raise BadInput("Other runtimes are part of the check: leave out --runtime, or --check off.")
     merged = CheckOptions(
         **{**_of_file(settings), **{k: v for k, v in said.items() if v is not None}},
         session=SessionSettings.of(session or {}, found.session),
@@ -109,6 +111,7 @@ def settings_of(
     dims: Mapping[str, int] | None,
     special: bool,
     reference: str | Path | None,
+    runtimes: Sequence[str] = (),
     **others: Any,
 ) -> dict[str, Any]:
     """Fields of `CheckOptions` as a caller gave them; None for what a file may say instead."""
@@ -117,6 +120,7 @@ def settings_of(
         "dims": dict(dims) if dims else None,
         "special": special or None,
         "reference": None if reference is None else str(reference),
+        "runtimes": tuple(runtimes) or None,
         **others,
     }
 
@@ -155,6 +159,7 @@ def _of_file(settings: CheckSettings) -> dict[str, Any]:
         "special": settings.special,
         "reference": settings.reference,
         "pixels": settings.pixels,
+        "runtimes": settings.runtime,
         "atol": settings.atol,
         "rtol": settings.rtol,
         "provider": settings.provider,

@@ -280,6 +280,9 @@ def finished_result(
     note_checker(record, checker)
     record.result = _result_entry(record, outcome, loaded.check)
     record.result.session_config = dict(loaded.config)
+    if checker is not None:
+        found = record.result.witnesses = checker.witnesses(outcome.model, outcome.steps)
+        record.result.verdict = worst([record.result.verdict, *(witness.verdict for witness in found)])
     return Result(outcome.model, record, None, tuple(outcome.dropped), _source=path)
 
 

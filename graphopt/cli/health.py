@@ -25,6 +25,7 @@ _EXTRAS = {
     "yolo": ("ultralytics", "torch"),
     "peers": ("onnxslim", "onnxoptimizer", "onnxscript"),
     "view": ("netron",),
+    "openvino": ("openvino",),
 }
 
 

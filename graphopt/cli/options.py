@@ -85,6 +85,14 @@ Reference = Annotated[
         help="Check the source itself first: against saved outputs of --inputs, or against PyTorch.",
     ),
 ]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="Check in another runtime, too: openvino, or reference (onnx's own, slow). Repeatable.",
+    ),
+]
 Atol = Annotated[
     list[str] | None,
     typer.Option(

@@ -71,7 +71,7 @@ class Behind:
             cache: Keeps noise floors.
             tolerances: ``atol`` and ``rtol``.
         """
-        feeds = source.feeds_through(changes)
+        feeds = source.feeds(changes)
         taken = [(feed, run) for feed, run in zip(feeds, judged.outputs, strict=True) if feed and run]
         reference: Reference = derived(
             source.reference, model, path, [feed for feed, _ in taken], [run for _, run in taken]

@@ -27,6 +27,7 @@ from graphopt.numerics.reference import Reference, establish
 from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
 from graphopt.numerics.signature import Promise, signature_faults, sizes_at_load
+from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.worker import Worker, pool
@@ -39,6 +40,7 @@ from graphopt.record.data import (
     SiteEntry,
     Tolerance,
     Verdict,
+    WitnessEntry,
 )
 from graphopt.rewrite.passes import Loss, Numerics, Pass, Signature
 
@@ -289,7 +291,7 @@ class Checker:
     def feeds_after(self, steps: Sequence[Pass]) -> list[FeedSet]:
         """The feeds as the model takes them after some passes; those it cannot take are left out."""
         assert self._judge is not None, "start comes first"
-        return [feed for feed in self._judge.feeds_through(signatures(steps)) if feed is not None]
+        return [feed for feed in self._judge.feeds(signatures(steps)) if feed is not None]
 
     def _move_on(self, path: Path, judged: Judgement, *, proven: bool) -> None:
         """Keep the file of the model that the next pass starts from: after a failure the one before."""
@@ -349,6 +351,34 @@ class Checker:
         return self._as_loaded(
             path, signatures(steps), config, lossy=is_lossy(steps), loss=combined_loss(steps)
         )
+
+    def witnesses(self, model: Model, steps: Sequence[Pass] = ()) -> list[WitnessEntry]:
+        """The verdict on a model in each other runtime that the options name.
+
+        Args:
+            model: The final model.
+            steps: The passes that made it from the source.
+        """
+        if not self.options.runtimes:
+            return []
+        spec = self._write(model)
+        return self._hear(Path(spec.path), signatures(steps), lossy=is_lossy(steps))
+
+    def _hear(self, path: Path, changes: Sequence[Signature], *, lossy: bool = False) -> list[WitnessEntry]:
+        from graphopt.numerics.witnesses.judging import Case
+
+        assert self._judge is not None
+        own = None
+        if lossy:
+            spec = replace(self.reference.spec, path=str(path.absolute()))
+            own = self._judge.judge(spec, changes, lossy=True, damage=False).outputs
+            own = own or (None,) * len(self.reference.feeds)
+            self._runtime.close(spec)
+        options = self.options
+        case = Case(
+            self._judge, self._source_path, path, changes, own, options.timeout, options.threads
+        )  # fmt: skip
+        return [case.hear(witness) for witness in find_witnesses(options.runtimes)]
 
     def _as_loaded(
         self,

@@ -90,7 +90,7 @@ class Judge:
     def _measure(self, baseline: Baseline, changes: Sequence[Signature] = ()) -> NoiseFloor:
         if self._sampler is None:
             return NoiseFloor(void="It is not measured.")
-        mapped = functools.partial(_mapped_outputs, changes=changes) if changes else None
+        mapped = functools.partial(mapped_outputs, changes=changes) if changes else None
         return self._sampler.measure(baseline, mapped)
 
     def baseline_of(self, outputs: Sequence[Outputs]) -> Baseline:
@@ -104,16 +104,51 @@ class Judge:
         """The source with its feeds and outputs."""
         return self._reference
 
+    def feeds(self, changes: Sequence[Signature] = ()) -> Sequence[FeedSet | None]:
+        """What a candidate is fed, given what passes changed; None for a feed that it cannot take."""
+        return self._through(changes).feeds
+
+    def part(
+        self,
+        kept: Sequence[int],
+        changes: Sequence[Signature] = (),
+        outputs: Sequence[Outputs] | None = None,
+        floor: Callable[[NoiseFloor], NoiseFloor] | None = None,
+    ) -> Baseline:
+        """What to expect on some of the feeds, for comparing what another runtime gives.
+
+        Args:
+            kept: Which feeds, by their places.
+            changes: What passes changed in the signature, in order.
+            outputs: Other outputs to expect on these feeds, as the changes make them; None for the
+                reference's.
+            floor: What to make of the reference's noise floor on these feeds; None for nothing.
+        """
+        whole = self._through(changes).baseline
+        own = [mapped_outputs(self._reference.outputs[place], changes) for place in kept]
+        given = own if outputs is None else outputs
+        # Of another shape, its slices are others.
+        axes = whole.axes if outputs is None or _alike(own, given) else None
+
+        def measure(_: Baseline) -> NoiseFloor:
+            found = whole.noise_floor()
+            found = NoiseFloor(void="It is not measured.") if found is None else found.on(kept)
+            return found if floor is None else floor(found)
+
+        return self._baseline(given, measure, axes, kept)
+
     def _baseline(
         self,
         outputs: Sequence[Outputs],
         floor: Callable[[Baseline], NoiseFloor],
         axes: Mapping[str, int | None] | None = None,
+        kept: Sequence[int] | None = None,
     ) -> Baseline:
         reference = self._reference
+        places = range(len(reference.feeds)) if kept is None else kept
         return Baseline(
             outputs,
-            [feed.name for feed in reference.feeds],
+            [reference.feeds[place].name for place in places],
             atol=self._atol,
             rtol=self._rtol,
             precision=reference.precision,
@@ -218,10 +253,6 @@ class Judge:
             highest = max([highest, *(10 ** (-ratio / 10) for _, ratio in told if ratio > -math.inf)])
         return highest
 
-    def feeds_through(self, changes: Sequence[Signature]) -> Sequence[FeedSet | None]:
-        """The feeds as a model takes them after changes of the signature; None for what it cannot take."""
-        return self._through(changes).feeds
-
     def damage(
         self, expected: Sequence[Outputs], outputs: Sequence[Outputs | None], entries: Sequence[OutputCheck]
     ) -> DamageEntry | None:
@@ -250,7 +281,7 @@ class Judge:
             feeds = [self._feed(feed, changes) for feed in self._reference.feeds]
             baseline, outputs = self.baseline, self._reference.outputs
             if any(change.outputs is not None for change in changes):
-                outputs = [_mapped_outputs(values, changes) for values in self._reference.outputs]
+                outputs = [mapped_outputs(values, changes) for values in self._reference.outputs]
                 baseline = self._baseline(outputs, functools.partial(self._measure, changes=changes))
             # The changes are kept with it, so that an id in the key is not given to another object.
             self._mapped[key] = changes, _Expected(baseline, outputs, feeds)
@@ -272,11 +303,22 @@ class Judge:
         return FeedSet(feed.name, feed.seed, feed.distribution, feed.dims, arrays)
 
 
-def _mapped_outputs(outputs: Outputs, changes: Sequence[Signature]) -> Outputs:
+def mapped_outputs(outputs: Outputs, changes: Sequence[Signature]) -> Outputs:
+    """What passes make of the source's outputs on one set of feeds."""
     for change in changes:
         if change.outputs is not None:
             outputs = change.outputs(outputs)
     return outputs
+
+
+def _alike(ours: Sequence[Outputs], theirs: Sequence[Outputs]) -> bool:
+    """Whether outputs on the same feeds have the same parts, types and shapes."""
+    return not any(
+        structure_fault([Leaf(*leaf) for leaf in flatten(value)], flatten(other[name]))
+        for own, other in zip(ours, theirs, strict=True)
+        for name, value in own.items()
+        if name in other
+    )
 
 
 def _tell_steps(entry: OutputCheck, step: float | None) -> None:

@@ -43,6 +43,7 @@ class CheckOptions:
             metadata says, else ``unit``.
         reference: What the source itself is checked against: a file or folder of saved outputs of the
             feeds in ``inputs``, or ``torch:FILE.pt``. None: the source is taken to be right.
+        runtimes: Other runtimes that the result is looked at in; see `graphopt.numerics.witnesses`.
     """
 
     inputs: Sequence[str | Path] = ()
@@ -60,6 +61,7 @@ class CheckOptions:
     every_rewrite: bool = False
     reference: str | None = None
     pixels: str | None = None
+    runtimes: Sequence[str] = ()
 
     @property
     def settings(self) -> SessionSettings:

@@ -155,12 +155,9 @@ def _floor_of(source: Baseline, outside: Baseline, kept: Sequence[int]) -> Noise
     floor = source.noise_floor()
     if floor is None or floor.void:
         return floor or NoiseFloor(void="It is not measured.")
-    outputs = {
-        name: [feeds[index] for index in kept]
-        for name, feeds in floor.outputs.items()
-        if name in outside.axes and outside.axes[name] == source.axes[name]
-    }
-    return replace(floor, outputs=outputs, samples=tuple(floor.samples[index] for index in kept))
+    part = floor.on(kept)
+    same = {name for name, axis in outside.axes.items() if axis == source.axes[name]}
+    return replace(part, outputs={name: feeds for name, feeds in part.outputs.items() if name in same})
 
 
 def _from_files(

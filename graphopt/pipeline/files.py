@@ -60,6 +60,7 @@ class CheckSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
         rtol: Relative tolerance, of all outputs or by output.
         reference: ``FILE.npz`` or ``torch:FILE.pt``, with an absolute path.
         pixels: How pixels of images become numbers.
+        runtime: Other runtimes to look at the result in.
         provider: The ONNX Runtime execution provider.
         threads: Threads of a session.
         timeout: Seconds for a pass.
@@ -76,6 +77,7 @@ class CheckSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     rtol: _Tolerance | dict[str, _Tolerance] | None = None
     reference: str | None = None
     pixels: str | None = None
+    runtime: tuple[str, ...] | None = None
     provider: str | None = None
     threads: _Count | None = None
     timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -280,7 +282,7 @@ class _Reader:
             if name not in _CHECK:
                 raise self._unknown(("check", name), "[check]", _CHECK)
             setting, expected = _CHECK[name]
-            if name == "inputs" and isinstance(value, str):
+            if name in ("inputs", "runtime") and isinstance(value, str):
                 value = [value]
             found[setting.name] = self._typed(("check", name), value, setting.type, expected)
         if "inputs" in found:
@@ -317,6 +319,7 @@ _EXPECTED = {
     "rtol": "a number of at least 0, or a table of them by output",
     "reference": "FILE.npz or torch:FILE.pt",
     "pixels": "unit, signed, imagenet or raw",
+    "runtime": "a list of runtimes",
     "provider": "the name of an execution provider",
     "threads": "an integer of at least 1",
     "timeout": "seconds, above 0",

@@ -525,6 +525,36 @@ class AsLoaded(msgspec.Struct):
     damage: DamageEntry | None = None
 
 
+class WitnessEntry(msgspec.Struct):
+    """The verdict on a model in another runtime than ONNX Runtime.
+
+    Attributes:
+        runtime: The runtime, as ``--runtime`` names it.
+        version: Its version.
+        verdict: The verdict on the model there; ``does not run`` only where the source does.
+        outputs: Each output, of the comparison that decides.
+        reason: The sentence.
+        source_verdict: The source there against the source in ONNX Runtime.
+        feeds: On how many sets of feeds.
+        seconds: How long it took.
+    """
+
+    runtime: str
+    version: str
+    verdict: Verdict
+    outputs: list[OutputCheck] = []
+    reason: str = ""
+    source_verdict: Verdict = "not checked"
+    feeds: int = 0
+    seconds: float = 0.0
+
+
+def deciding_witness(verdict: Verdict, witnesses: Sequence[WitnessEntry]) -> WitnessEntry | None:
+    """The first witness that explains a verdict over all checks; None where none does."""
+    found = [witness for witness in witnesses if worst([witness.verdict, "identical"]) == verdict]
+    return found[0] if found and verdict not in ("identical", "rounding", "within tolerance") else None
+
+
 class ResultEntry(msgspec.Struct):
     """The model that came out.
 
@@ -544,6 +574,7 @@ class ResultEntry(msgspec.Struct):
         session: The settings that it was checked with and is loaded with, as ``[session]`` of a pipeline
             file takes them; empty for a plain session.
         tied_to: What ties it to where it runs, a phrase each.
+        witnesses: The verdict in each other runtime that was asked.
     """
 
     path: str | None
@@ -561,6 +592,7 @@ class ResultEntry(msgspec.Struct):
     format: Literal["onnx", "ort"] = "onnx"
     session: dict[str, Any] = {}
     tied_to: list[str] = []
+    witnesses: list[WitnessEntry] = []
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -21,6 +21,8 @@ from graphopt.record.data import (
     PassEntry,
     Record,
     ResultEntry,
+    WitnessEntry,
+    deciding_witness,
 )
 from graphopt.record.dims import elided
 from graphopt.rewrite.calibration import DRAWN
@@ -131,6 +133,10 @@ def _table(record: Record, shown: Iterable[PassEntry]) -> Table:
             number(max_error(loaded.outputs)),
             verdict_text(loaded.verdict),
         )
+    for witness in () if result is None else result.witnesses:
+        error = number(max_error(witness.outputs))
+        time = f"{witness.seconds:.2f}s"
+        table.add_row(f"in {witness.runtime}", "", "", time, error, verdict_text(witness.verdict))
     return table
 
 
@@ -206,6 +212,9 @@ def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
         table.add_row("places", places)
     if result.verdict != "identical" and reason:
         table.add_row("verdict", Text(reason, style=_STYLES.get(result.verdict, "")))
+    for witness in result.witnesses:
+        said = reason == f"in {witness.runtime}: {witness.reason}"
+        table.add_row(witness.runtime, witness_text(witness, reason="" if said else witness.reason))
     kept = f"metadata {result.metadata_kept} of {result.metadata_total}"
     if result.path:
         table.add_row("wrote", f"{result.path}  {size_text(result.file_bytes or 0)}, {kept}")
@@ -240,10 +249,26 @@ def loading_lines(result: ResultEntry) -> list[str]:
 def _reason(record: Record) -> str:
     result = record.result
     assert result is not None
+    witness = deciding_witness(result.verdict, result.witnesses)
+    if witness is not None and result.as_loaded.verdict != result.verdict:
+        return f"in {witness.runtime}: {witness.reason}"
     if result.as_loaded.reason:
         return result.as_loaded.reason
     checks = [entry.check for entry in record.passes if entry.check is not None]
     return checks[-1].reason if checks else ""
+
+
+def witness_text(witness: WitnessEntry, reason: str | None = None) -> str:
+    """One line about a result in another runtime.
+
+    Args:
+        witness: The verdict there.
+        reason: What to say of it; its own sentence if left out.
+    """
+    agrees = witness.source_verdict in ("identical", "rounding", "within tolerance")
+    own = ", where the source gives what it gives in onnxruntime" if agrees else ""
+    said = witness.reason if reason is None else reason
+    return f"{witness.version}, {witness.feeds} feeds{own}. {said}".strip()
 
 
 def _places(record: Record) -> str | None:
@@ -335,6 +360,10 @@ def check_report(report: CheckReport) -> RenderableType:
         parts.extend((Text(), check_table("not optimized", report.numerics)))
         loaded = CheckEntry(report.as_loaded.verdict, outputs=report.as_loaded.outputs)
         parts.extend((Text(), check_table("as loaded", loaded)))
+        for witness in report.witnesses:
+            seen = CheckEntry(witness.verdict, outputs=witness.outputs)
+            parts.extend((Text(), check_table(f"in {witness.runtime}", seen)))
+            parts.append(Text(f"  {witness_text(witness)}", style="dim"))
         measured = [*report.as_loaded.outputs, *report.numerics.outputs]
         worst = max((o for o in measured if o.max_abs), key=lambda o: o.max_abs or 0.0, default=None)
         if worst is not None:

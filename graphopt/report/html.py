@@ -11,7 +11,7 @@ from graphopt.deployment.lines import cpp_lines, python_lines
 from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.record.data import CulpritEntry, NodeChanges, PassEntry, Record, SiteEntry
 from graphopt.record.diagnosed import culprit_lines
-from graphopt.record.terminal import describe
+from graphopt.record.terminal import describe, witness_text
 from graphopt.report import headline as heads
 from graphopt.report.packing import left_out, pack
 from graphopt.report.scale import figure, seconds
@@ -98,6 +98,8 @@ def _context(record: Record, path: Path, command: str) -> dict[str, Any]:
         "drawn_apart": any(left_out(culprit) for culprit in record.culprits),
         "instances": [[e.instance or e.name, e.check.verdict if e.check else ""] for e in record.passes],
         "describe": describe,
+        "witnesses": record.result.witnesses if record.result is not None else [],
+        "witness_text": witness_text,
         "notes": [_short(note) for note in record.notes[:_MOST_NOTES]],
         "load": _loading(record),
     }

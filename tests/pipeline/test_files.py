@@ -150,8 +150,8 @@ def test_pipelines(text: str, pipeline: str, path: Path) -> None:
         (
             'passes = ["plain"]\n\n[check]\non-falure = "stop"',
             ":4: unknown key 'on-falure' in [check]: did you mean 'on-failure'? the keys are check,"
-            " on-failure, inputs, dim, seed, samples, special, atol, rtol, reference, pixels, provider,"
-            " threads and timeout.",
+            " on-failure, inputs, dim, seed, samples, special, atol, rtol, reference, pixels, runtime,"
+            " provider, threads and timeout.",
         ),
         (
             '# first\nbse = "portable"',
