@@ -78,8 +78,8 @@ class _Signs:
         if groups and self._ops["Conv"]:
             return Kind(
                 None,
-                f"{found}, {groups} x group norm beside Convs: the fusions for unet and vae make operators that"
-                " ONNX Runtime has for GPUs only; to have them all the same, give the model type",
+                f"{found}, {groups} x group norm beside Convs: the fusions for unet and vae make operators"
+                " that ONNX Runtime has for GPUs only; to have them all the same, give the model type",
             )
         if not (self.layer_norms or self.rms_norms):
             return Kind(None, f"{found}: no transformer is built so")

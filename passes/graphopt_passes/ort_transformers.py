@@ -82,22 +82,25 @@ class OrtTransformers(OpaquePass):
         looks_like = _transformer_kinds.detect(model)
         chosen = looks_like.model_type if self.model_type == "auto" else self.model_type
         if chosen is None:
-            return _unchanged(source, target, f"no model type fits: {looks_like.why}")
+            _files.copy(source, target)
+            return ToolReport(notes=(f"left as it was: no model type fits: {looks_like.why}",))
         ops = _foreign.operators(model)
         foreign = _foreign.foreign(model, ops)
         watch = _fusion_watch.Watch(disabled)
         with _Complaints() as complaints, watch.installed():
             fused = self._fuse(model, chosen, looks_like, disabled)
-        notes = [self._told(chosen, looks_like), *complaints.notes()]
+        told = self._told(chosen, looks_like)
         counts = _counts(fused, ops)
         if not counts:
-            return _unchanged(source, target, *notes, f"no fusion for '{chosen}' fits anything in it")
-        notes.insert(1, "made " + ", ".join(f"{count} {op}" for op, count in counts.most_common()))
+            _files.copy(source, target)
+            why = f"left as it was: {told}; no fusion for '{chosen}' fits anything in it"
+            return ToolReport(notes=(why, *complaints.notes()))
+        made = ", ".join(f"{count} {op}" for op, count in counts.most_common())
         large = sum(len(t.raw_data) for t in fused.model.graph.initializer) > _peers.INSIDE_LIMIT
         fused.save_model_to_file(str(target), use_external_data_format=large)
         after = _files.read_structure(target)
         portability = _foreign.portability(foreign, _foreign.foreign(after, _foreign.operators(after)))
-        return ToolReport(tuple(watch.changed), tuple(notes), portability)
+        return ToolReport(tuple(watch.changed), (told, f"made {made}", *complaints.notes()), portability)
 
     def _refuse_sizes(self) -> None:
         heads, width = self.num_heads, self.hidden_size
@@ -141,11 +144,6 @@ def _load() -> Any:
     if importlib.util.find_spec("sympy") is None:
         raise MissingExtra("Pass 'ort-transformers' needs sympy: pip install 'graphopt[transformers]'.")
     return importlib.import_module("onnxruntime.transformers.optimizer")
-
-
-def _unchanged(source: Path, target: Path, *notes: str) -> ToolReport:
-    _files.copy(source, target)
-    return ToolReport(notes=(*notes[:-1], f"left as it was: {notes[-1]}"))
 
 
 def _counts(fused: Any, before: Counter[_foreign.Operator]) -> Counter[str]:
