@@ -100,7 +100,10 @@ class OrtTransformers(OpaquePass):
         fused.save_model_to_file(str(target), use_external_data_format=large)
         after = _files.read_structure(target)
         portability = _foreign.portability(foreign, _foreign.foreign(after, _foreign.operators(after)))
-        return ToolReport(tuple(watch.changed), (told, f"made {made}", *complaints.notes()), portability)
+        notes = [told, f"made {made}", *complaints.notes()]
+        if chosen == "bert" and self.mask == "right-padded":
+            notes.append("masks are counted: that is right for ones followed by zeros and for nothing else")
+        return ToolReport(tuple(watch.changed), tuple(notes), portability)
 
     def _refuse_sizes(self) -> None:
         heads, width = self.num_heads, self.hidden_size
