@@ -803,7 +803,10 @@ FAULTS: tuple[RealFault, ...] = (
             17,
             gain=_positive(8),
             bias=_normal(8),
-            **{f"w{name}": _normal(8, 8, seed=seed) for seed, name in enumerate("qkvo")},
+            wq=_normal(8, 8, seed=1),
+            wk=_normal(8, 8, seed=2),
+            wv=_normal(8, 8, seed=3),
+            wo=_normal(8, 8, seed=4),
         ),
     ),
     RealFault(

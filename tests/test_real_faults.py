@@ -59,9 +59,10 @@ def _components(tool: str) -> frozenset[str]:
 
 
 def _flags() -> dict[str, bool]:
-    from onnxruntime.transformers.optimizer import FusionOptions
+    from onnxruntime.transformers import optimizer
 
-    flags = vars(FusionOptions("bert"))
+    tool: Any = optimizer
+    flags: dict[str, Any] = vars(tool.FusionOptions("bert"))
     return {
         name.removeprefix("enable_"): on for name, on in flags.items() if name.startswith("enable_") and on
     }
@@ -91,10 +92,11 @@ def _optimized(tool: str, model: onnx.ModelProto, disabled: frozenset[str]) -> o
     if tool == "ort-transformers":
         from onnxruntime.transformers import optimizer
 
-        options = optimizer.FusionOptions("bert")
+        fusing: Any = optimizer
+        options = fusing.FusionOptions("bert")
         for name in disabled:
             setattr(options, f"enable_{name}", False)
-        made: onnx.ModelProto = optimizer.optimize_by_fusion(model, "bert", 0, 0, options).model
+        made: onnx.ModelProto = fusing.optimize_by_fusion(model, "bert", 0, 0, options).model
         if not any(entry.domain == "com.microsoft" for entry in made.opset_import):
             made.opset_import.add(domain="com.microsoft", version=1)
         return made

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.helper
+import onnx.checker
 import onnx.numpy_helper
+import onnx.parser
 
 Array = np.ndarray[Any, Any]
 WIDTH, HEADS, VOCABULARY, LENGTH = 8, 2, 11, 6

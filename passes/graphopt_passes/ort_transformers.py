@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 class OrtTransformers(OpaquePass):
     """Fuse attention, norms, Gelus and embeddings of transformers with ``onnxruntime.transformers``.
 
-    The result is that of ``optimize_by_fusion``, without ONNX Runtime's own optimizer in it: put
-    ``ort{level=basic}`` or ``onnxsim`` before it, as the fusions look for graphs without leftovers. Its
+    The result is that of ``optimize_by_fusion``, without ONNX Runtime's own optimizer in it: where little is
+    fused, put ``ort{level=basic}`` before it, as the fusions look for graphs without leftovers. Its
     components are the fusions, by the names of the tool's ``--disable_*`` flags (``attention``,
     ``skip_layer_norm``), and the steps around them that have no flag (``constant_fold``, ``reshape``,
     ``postprocess``). What was fused, what the model was taken for and what the tool complained of are notes.
 
     Why it pays:
         One node for a whole attention, for a residual with its norm, for a bias with its Gelu: it fuses more
-        than ONNX Runtime does by itself when it loads a model, where it knows the exporter's graph.
+        than ONNX Runtime does by itself when it loads a model, where it knows the exporter's graph. GPUs and
+        other tools want such graphs; on a CPU, measure: small encoders were up to 8 % slower, small decoders
+        12 % faster than what ONNX Runtime had made of them at load.
 
     When it does not apply:
         Each fusion knows the graphs that certain versions of PyTorch and transformers export; what torch's
@@ -40,9 +42,10 @@ class OrtTransformers(OpaquePass):
         nothing fits, is left as it was. Subgraphs are left alone.
 
     Numerics:
-        Reassociates: fused kernels round differently, and add a mask's large number before or after scaling.
-        Gelu is not approximated. With ``mask=right-padded`` results are other ones for masks that are not
-        ones followed by zeros.
+        Reassociates: fused kernels round differently; Gelu is not approximated. The fusions do not look at
+        all that they replace: attention takes any divisor of the scores for the root of the size of a head,
+        sum and norm lose the default epsilon. The check after the pass does see it. ``mask=right-padded`` is
+        right only for masks that are ones followed by zeros, as the generated feeds are.
 
     Source:
         onnxruntime.transformers, the successor of onnxruntime-tools. A component is reported where the

@@ -178,7 +178,10 @@ def test_unknown_component(tmp_path: Path) -> None:
 
 
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    def absent(name: str) -> None:
+        assert name == "sympy"
+
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
     with pytest.raises(MissingExtra, match=r"needs sympy: pip install 'graphopt\[transformers\]'"):
         OrtTransformers().components()
 

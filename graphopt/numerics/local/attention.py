@@ -142,14 +142,14 @@ def _group_query_attention(inputs: Inputs, attributes: Attributes) -> tuple[Arra
         places = option(inputs, 9)
         if places is None:
             places = np.broadcast_to(before + np.arange(q.shape[2]), (q.shape[0], q.shape[2]))
-        turns = (places, need(inputs, 7), need(inputs, 8))
+        cos, sin = need(inputs, 7), need(inputs, 8)
         interleaved = bool(attributes.get("rotary_interleaved", 0))
-        q, k = (_rotated(part, *turns, interleaved=interleaved) for part in (q, k))
+        q, k = (_rotated(part, places, cos, sin, interleaved=interleaved) for part in (q, k))
     if past_k is not None and past_v is not None:
         k, v = np.concatenate([past_k, k], axis=2), np.concatenate([past_v, v], axis=2)
-    wide = (np.repeat(part, count // groups, axis=1) for part in (k, v))
+    keys, values = (np.repeat(part, count // groups, axis=1) for part in (k, v))
     added = _with_bias(0.0, option(inputs, 10))
-    return (_attended(q, *wide, added, {**attributes, "unidirectional": 1}), k, v)
+    return (_attended(q, keys, values, added, {**attributes, "unidirectional": 1}), k, v)
 
 
 _MS = "com.microsoft"
