@@ -10,12 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import onnx.defs
-
 from graphopt import BadInput, Numerics, OpaquePass, SessionSettings, Signature, ToolReport
-from graphopt_passes import _files
+from graphopt_passes import _files, _foreign
 
-_BLOCKED = "com.microsoft.nchwc"
 _OUTSIDE_ABOVE = 1_500_000_000
 
 
@@ -133,7 +130,7 @@ class Ort(OpaquePass):
         if always:
             notes.append(f"{', '.join(always)} changed the model too and cannot be switched off")
         components = tuple(name for name in modified if name not in _ort_log.MANDATORY)
-        return ToolReport(components, tuple(notes), _portability(before.foreign, after.foreign))
+        return ToolReport(components, tuple(notes), _foreign.portability(before.foreign, after.foreign))
 
 
 @dataclass(frozen=True)
@@ -149,39 +146,15 @@ class _Content:
     @classmethod
     def of(cls, path: Path) -> _Content:
         model = _files.read_structure(path)
-        ops = Counter((node.domain, node.op_type) for graph in _files.graphs(model) for node in graph.node)
-        versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
-        own = {(function.domain, function.name) for function in model.functions}
-        foreign = {op: n for op, n in ops.items() if op not in own and not _is_standard(op, versions)}
+        ops = _foreign.operators(model)
         casts = ops["", "Cast"] + ops["ai.onnx", "Cast"]
         shapes = [info.type.tensor_type.shape for info in model.graph.input]
         dims = frozenset(dim.dim_param for shape in shapes for dim in shape.dim if dim.dim_param)
-        return cls(ops.total(), casts, Counter(foreign), _files.data_files(model), dims)
-
-
-def _is_standard(op: tuple[str, str], versions: dict[str, int]) -> bool:
-    # By schema: ONNX Runtime puts LayerNormalization into the default domain below opset 17 as well.
-    domain, name = _domain(op[0]), op[1]
-    return domain in versions and onnx.defs.has(name, versions[domain], domain)
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
+        return cls(ops.total(), casts, _foreign.foreign(model, ops), _files.data_files(model), dims)
 
 
 def _label(op: tuple[str, str]) -> str:
-    return f"{op[1]} in blocked layout" if op[0] == _BLOCKED else op[1]
-
-
-def _portability(
-    before: Counter[tuple[str, str]], after: Counter[tuple[str, str]]
-) -> Literal["any runtime", "onnxruntime", "this cpu"] | None:
-    if any(domain == _BLOCKED for domain, _ in after):
-        return "this cpu"
-    if after - before:
-        return "onnxruntime"
-    # Operators that the source had already say nothing of where it is meant to run.
-    return None if after else "any runtime"
+    return f"{op[1]} in blocked layout" if op[0] == _foreign.BLOCKED else op[1]
 
 
 def _refuse_unknown(disabled: frozenset[str], folder: Path) -> None:
