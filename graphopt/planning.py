@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from graphopt.errors import BadInput
-from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.options import CheckOptions, LiveReference
 from graphopt.pipeline.files import CheckSettings, read_pipeline
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline, validate_skips
@@ -103,7 +103,7 @@ def settings_of(
     inputs: Sequence[str | Path],
     dims: Mapping[str, int] | None,
     special: bool,
-    reference: str | Path | None,
+    reference: str | Path | LiveReference | None,
     **others: Any,
 ) -> dict[str, Any]:
     """Fields of `CheckOptions` as a caller gave them; None for what a file may say instead."""
@@ -111,7 +111,7 @@ def settings_of(
         "inputs": tuple(inputs) or None,
         "dims": dict(dims) if dims else None,
         "special": special or None,
-        "reference": None if reference is None else str(reference),
+        "reference": str(reference) if isinstance(reference, Path) else reference,
         **others,
     }
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from graphopt.numerics.runtime import CPU
+
+if TYPE_CHECKING:
+    from graphopt.numerics.pytorch import TorchRun
 
 Tolerances: TypeAlias = "float | Mapping[str, float] | None"
 """One tolerance, or one by output name with ``""`` for the others; None for the default."""
@@ -15,6 +18,27 @@ Tolerances: TypeAlias = "float | Mapping[str, float] | None"
 
 SAMPLES = 6
 """How many sets of feeds are found where nobody says."""
+
+
+class LiveReference(Protocol):
+    """A module of PyTorch that is there to be run, in this process or in another one."""
+
+    @property
+    def label(self) -> str:
+        """What to call it in sentences."""
+        ...
+
+    def run(self, feeds: Sequence[Mapping[str, Any]], timeout: float | None) -> list[TorchRun]:
+        """Run it on feeds, by the names of the model's inputs.
+
+        Args:
+            feeds: The feeds.
+            timeout: Seconds that it may take, where it can be stopped.
+
+        Raises:
+            BadInput: It cannot be run.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +59,8 @@ class CheckOptions:
         timeout: Seconds that making a session, or one run, may take.
         every_rewrite: Whether to check each place that a pass changed, also where no output shows it.
         reference: What the source itself is checked against: a file or folder of saved outputs of the
-            feeds in ``inputs``, or ``torch:FILE.pt``. None: the source is taken to be right.
+            feeds in ``inputs``, ``torch:FILE.pt``, or a module that is there to be run. None: the source
+            is taken to be right.
     """
 
     inputs: Sequence[str | Path] = ()
@@ -49,7 +74,7 @@ class CheckOptions:
     threads: int | None = None
     timeout: float | None = 600.0
     every_rewrite: bool = False
-    reference: str | None = None
+    reference: str | LiveReference | None = None
 
     @property
     def sets(self) -> int:

@@ -1,0 +1,47 @@
+"""Check an exported model against the module that it was exported from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from graphopt.errors import SourceDiffers
+from graphopt.exported import ExportDiffers, ExportReport
+from graphopt.model import Model
+from graphopt.numerics.check import FAILING, Checker
+from graphopt.numerics.options import CheckOptions, LiveReference
+from graphopt.pipeline.cache import DiskCache
+
+
+def check_exported(
+    path: Path, reference: LiveReference, options: CheckOptions, *, hint: str
+) -> ExportReport:
+    """Run a model and the module that it was exported from on the same feeds.
+
+    Args:
+        path: The exported file.
+        reference: The module.
+        options: The feeds and tolerances.
+        hint: How to get the file all the same.
+
+    Raises:
+        BadInput: One of the two does not run, or their outputs cannot be paired.
+        ExportDiffers: The file does not compute what the module does.
+    """
+    with Checker(replace(options, reference=reference), path=path, cache=DiskCache()) as checker:
+        try:
+            checker.start(Model.load(path), ())
+        except SourceDiffers:
+            pass  # The entry says it, and more.
+        entry = checker.outside
+        assert entry is not None
+        report = ExportReport(
+            reference.label, entry.check, checker.feeds, checker.tolerance, tuple(checker.notes)
+        )
+    if report.verdict in FAILING:
+        raise ExportDiffers(
+            f"What was exported is not what {report.label} computes, and was not written ({hint} writes it "
+            f"all the same): {report.check.reason}",
+            report,
+        )
+    return report
