@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from graphopt.errors import SourceDiffers
+from graphopt.errors import BadInput, SourceDiffers
 from graphopt.exported import ExportDiffers, ExportReport
 from graphopt.model import Model
 from graphopt.numerics.check import FAILING, Checker
 from graphopt.numerics.options import CheckOptions, LiveReference
 from graphopt.pipeline.cache import DiskCache
+
+
+@contextmanager
+def in_scratch(path: Path) -> Generator[None]:
+    """Leave the path of a file that was not written yet out of what is said of it."""
+    try:
+        yield
+    except BadInput as error:
+        raise type(error)(str(error).replace(str(path), "The exported model")) from error
 
 
 def check_exported(
@@ -28,7 +39,7 @@ def check_exported(
         BadInput: One of the two does not run, or their outputs cannot be paired.
         ExportDiffers: The file does not compute what the module does.
     """
-    with Checker(replace(options, reference=reference), path=path, cache=DiskCache()) as checker:
+    with in_scratch(path), Checker(replace(options, reference=reference), path=path, cache=DiskCache()) as checker:
         try:
             checker.start(Model.load(path), ())
         except SourceDiffers:

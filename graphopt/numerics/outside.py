@@ -245,7 +245,12 @@ def _from_torch(
     if not running:
         raise BadInput(f"{outside.label} does not run on what the model is fed: {runs[0].error.rstrip('.')}.")
     own = reference.outputs[running[0]]
-    places = _places(outside.label, runs[running[0]].outputs, own)
+    first = runs[running[0]].outputs
+    if outside.live is not None and len(first) == len(own):
+        # The model was made from it: what has another shape is wrong, and no other output.
+        places = list(range(len(own)))
+    else:
+        places = _places(outside.label, first, own)
     expected: list[Outputs | None] = [None] * len(runs)
     for index in running:
         found = runs[index].outputs
