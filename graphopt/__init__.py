@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from graphopt.errors import PassError as PassError
     from graphopt.errors import PipelineError as PipelineError
     from graphopt.errors import PluginError as PluginError
-    from graphopt.exported import Exported as Exported
     from graphopt.exported import ExportDiffers as ExportDiffers
+    from graphopt.exported import Exported as Exported
     from graphopt.exported import ExportReport as ExportReport
     from graphopt.exporting.module import export_torch as export_torch
     from graphopt.exporting.yolo import export as export

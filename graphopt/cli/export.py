@@ -68,7 +68,8 @@ def export(
             show(export_report(error.report))
         raise
     if json:
-        show_json(msgspec.to_builtins(dataclasses.asdict(dataclasses.replace(done, reference=None)), str_keys=True))
+        report = None if done.report is None else msgspec.to_builtins(dataclasses.asdict(done.report))
+        show_json({"path": str(done.path), "origin": done.origin, "report": report})
     elif not quiet:
         show(f"wrote {done.path}  {size_text(done.path.stat().st_size)}, {done.origin}")
         if weights is not None:

@@ -44,11 +44,10 @@ class Call:
         try:
             bound = inspect.signature(module.forward).bind(*given, **dict(kwargs or {}))
         except TypeError as error:
-            raise BadInput(f"{type(module).__name__} cannot be called with these arguments: {error}.") from error
-        copied = {
-            name: tree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value)
-            for name, value in bound.arguments.items()
-        }
+            raise BadInput(
+                f"{type(module).__name__} cannot be called with these arguments: {error}."
+            ) from error
+        copied = {name: tree.tree_map(_copied, value) for name, value in bound.arguments.items()}
         bound.arguments.update(copied)
         leaves, _ = tree.tree_flatten_with_path(copied)
         names = [_name(path, bound.signature) for path, leaf in leaves if isinstance(leaf, torch.Tensor)]
@@ -81,7 +80,9 @@ class Call:
         known = list(self.parameters)
         if not isinstance(given, Mapping):
             if len(given) > len(known):
-                raise BadInput(f"There are dynamic_shapes for {len(given)} arguments, and {len(known)} arguments.")
+                raise BadInput(
+                    f"There are dynamic_shapes for {len(given)} arguments, and {len(known)} arguments."
+                )
             given = dict(zip(known, given, strict=False))
         for name in given:
             if name not in known:
@@ -106,6 +107,12 @@ def tensors(value: Any) -> list[Any]:
     from torch.utils import _pytree as tree
 
     return [leaf for leaf in tree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _copied(leaf: Any) -> Any:
+    import torch
+
+    return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _name(path: Sequence[Any], signature: inspect.Signature) -> str:

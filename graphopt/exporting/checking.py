@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +24,7 @@ def in_scratch(path: Path) -> Generator[None]:
         raise type(error)(str(error).replace(str(path), "The exported model")) from error
 
 
-def check_exported(
-    path: Path, reference: LiveReference, options: CheckOptions, *, hint: str
-) -> ExportReport:
+def check_exported(path: Path, reference: LiveReference, options: CheckOptions, *, hint: str) -> ExportReport:
     """Run a model and the module that it was exported from on the same feeds.
 
     Args:
@@ -39,11 +37,10 @@ def check_exported(
         BadInput: One of the two does not run, or their outputs cannot be paired.
         ExportDiffers: The file does not compute what the module does.
     """
-    with in_scratch(path), Checker(replace(options, reference=reference), path=path, cache=DiskCache()) as checker:
-        try:
+    options = replace(options, reference=reference)
+    with in_scratch(path), Checker(options, path=path, cache=DiskCache()) as checker:
+        with suppress(SourceDiffers):  # the entry says it, and more
             checker.start(Model.load(path), ())
-        except SourceDiffers:
-            pass  # The entry says it, and more.
         entry = checker.outside
         assert entry is not None
         report = ExportReport(

@@ -62,8 +62,8 @@ def fused_note(module: Any) -> tuple[str, ...]:
     if not any(isinstance(part, torch.nn.TransformerEncoderLayer) for part in module.modules()):
         return ()
     return (
-        "PyTorch's fused kernels of TransformerEncoder, which eval mode may take, give 0 at masked places; the "
-        "exported model computes them as the layers say, and was compared with these.",
+        "PyTorch's fused kernels of TransformerEncoder, which eval mode may take, give 0 at masked places; "
+        "the exported model computes them as the layers say, and was compared with these.",
     )
 
 
@@ -100,7 +100,9 @@ class ModuleReference:
         """
         if self._state != self._seen():
             name = type(self._module).__name__
-            raise BadInput(f"{name} has changed since it was exported, so that it says nothing: export it again.")
+            raise BadInput(
+                f"{name} has changed since it was exported, so that it says nothing: export it again."
+            )
         return [self._run(feed) for feed in feeds]
 
     def example(self) -> dict[str, Any]:

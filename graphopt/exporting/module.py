@@ -98,7 +98,9 @@ def export_torch(
                 _write(module, call, shapes, raw, exporter, options)
             except Exception as error:  # exporters raise anything, wrapped in anything
                 why = _reason(error)
-                raise BadInput(f"{name} does not export by {exporter}: {why} ({_HINTS[exporter]}).") from error
+                raise BadInput(
+                    f"{name} does not export by {exporter}: {why} ({_HINTS[exporter]})."
+                ) from error
         with in_scratch(raw):
             model = Model.load(raw)
         inputs = [port.name for port in model.interface().inputs]
@@ -146,9 +148,7 @@ def _write(
     traced, values = (
         (module, call.args) if isinstance(module, torch.jit.ScriptModule) else _flat(module, call)
     )
-    torch.onnx.export(
-        traced, tuple(values), str(file), dynamic_axes=renamed or None, dynamo=False, **options
-    )
+    torch.onnx.export(traced, tuple(values), str(file), dynamic_axes=renamed or None, dynamo=False, **options)
 
 
 def _flat(module: Any, call: Call) -> tuple[Any, list[Any]]:
@@ -192,7 +192,11 @@ def _quiet() -> Generator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught, tempfile.TemporaryFile("w+") as noise:
         warnings.simplefilter("always")
         logging.disable(logging.ERROR)
-        with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise), _redirected(noise.fileno()):
+        with (
+            contextlib.redirect_stdout(noise),
+            contextlib.redirect_stderr(noise),
+            _redirected(noise.fileno()),
+        ):
             try:
                 yield caught
             finally:

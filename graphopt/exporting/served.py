@@ -54,8 +54,9 @@ def export_here(
         if save:
             weights = str(Path(folder) / "weights.pt")
             model.save(weights)
-    watched = _watching(exporter.Exporter, exact)
-    vars(exporter)["Exporter"] = watched  # the model looks it up there when it exports
+    read, given = set[str](), set[str]()
+    # The model looks the exporter up there when it exports.
+    exporter.Exporter = _watching(exporter.Exporter, read, given, exact=exact)
     trace = torch.onnx.export
 
     def traced(module: Any, *args: Any, **kwargs: Any) -> Any:
@@ -69,7 +70,7 @@ def export_here(
         torch.onnx.export = trace
     if not written or not Path(written).is_file():
         raise GraphoptError("Ultralytics wrote no file.")
-    idle = [name for name in settings if name not in watched.read and name in watched.given]
+    idle = [name for name in settings if name in given - read]
     if idle:
         raise BadInput(
             f"The export makes no use of {', '.join(map(repr, idle))} here: leave it out"
@@ -84,7 +85,8 @@ def _read(options: Mapping[str, Any], source: str) -> tuple[dict[str, Any], int]
     Raises:
         BadInput: Ultralytics knows no such option, or takes no such value.
     """
-    from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, smart_value
+    from ultralytics.cfg import get_cfg, smart_value
+    from ultralytics.utils import DEFAULT_CFG_DICT
 
     settings = {
         name: smart_value(value) if isinstance(value, str) else value for name, value in options.items()
@@ -105,31 +107,30 @@ def _read(options: Mapping[str, Any], source: str) -> tuple[dict[str, Any], int]
     return settings, seed
 
 
-def _watching(base: Any, exact: bool) -> Any:
-    """The exporter, with a look at which of its options it reads."""
+def _watching(base: Any, read: set[str], given: set[str], *, exact: bool) -> Any:
+    """The exporter, which notes its options in ``given`` and in ``read`` those that it looks at."""
 
     class Watching(base):
-        read: set[str] = set()
-        given: set[str] = set()
-
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            read = Watching.read
-
-            class Watched(type(self.args)):
-                def __getattribute__(self, name: str) -> Any:
-                    read.add(name)
-                    return super().__getattribute__(name)
-
             if exact and getattr(self.args, "quantize", None) == 8:
                 raise BadInput(
                     "An int8 export changes values on purpose, so that PyTorch cannot confirm it: export in "
                     "float and quantize by a pass, or leave the check out with --check off."
                 )
-            Watching.given |= set(vars(self.args))
-            self.args = Watched(**vars(self.args))
+            given.update(vars(self.args))
+            self.args = _noting(type(self.args), read)(**vars(self.args))
 
     return Watching
+
+
+def _noting(base: Any, read: set[str]) -> Any:
+    class Noting(base):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    return Noting
 
 
 def run_kept(feeds: Sequence[Sequence[Any]]) -> list[TorchRun]:

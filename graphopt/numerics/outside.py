@@ -269,9 +269,7 @@ def _from_torch(
     return expected, notes
 
 
-def _run_file(
-    outside: Outside, source: Model, reference: Reference, options: CheckOptions
-) -> list[TorchRun]:
+def _run_file(outside: Outside, source: Model, reference: Reference, options: CheckOptions) -> list[TorchRun]:
     inputs = [list(feed.arrays.values()) for feed in reference.feeds]
     with tempfile.TemporaryDirectory(prefix="graphopt-torch-") as scratch, Worker() as worker:
         reply = worker.call(
