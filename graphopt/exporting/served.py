@@ -54,6 +54,9 @@ def export_here(
         if save:
             weights = str(Path(folder) / "weights.pt")
             model.save(weights)
+            # Ultralytics saves 16-bit weights, which are not those that are exported.
+            content = torch.load(weights, weights_only=False)
+            torch.save({**content, "model": model.model}, weights)
     read, given = set[str](), set[str]()
     # The model looks the exporter up there when it exports.
     exporter.Exporter = _watching(exporter.Exporter, read, given, exact=exact)
