@@ -40,14 +40,15 @@ def export_here(
     os.environ["YOLO_CONFIG_DIR"] = folder
     os.chdir(folder)
     import torch
-    from ultralytics import YOLO
+    from ultralytics import RTDETR, YOLO
     from ultralytics.engine import exporter
 
     settings, seed = _read(options, source)
     torch.manual_seed(seed)
     if source.endswith(".pt"):
         source = shutil.copy(source, folder)
-    model: Any = YOLO(source)
+    # As Ultralytics' own command line tells them apart: an architecture does not say what it is.
+    model: Any = (RTDETR if "rtdetr" in Path(source).stem.lower() else YOLO)(source)
     weights = ""
     if not source.endswith(".pt"):
         enliven(model.model, seed)

@@ -112,7 +112,7 @@ def open_export(
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
             where = str(source.resolve()) if source.exists() else str(source)
             # A worker of its own: the export moves into the scratch folder and leaves settings behind.
-            call = (where, scratch, settings, target is not None, bool(check))
+            call = (where, str(Path(scratch).resolve()), settings, target is not None, bool(check))
             reply = worker.call("graphopt.exporting.served:export_here", *call)
             if isinstance(reply.exception, BadInput):
                 raise reply.exception

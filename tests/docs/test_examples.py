@@ -115,7 +115,7 @@ def runs() -> Iterator[Any]:
             yield pytest.param(page, marks=marks if any("import torch" in b.text for b in code) else ())
 
 
-@pytest.mark.parametrize("page", runs())
+@pytest.mark.parametrize("page", [*runs()])
 def test_the_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if any("import torch" in block.text for block in blocks(page) if block.code is not None):
