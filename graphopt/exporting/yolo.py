@@ -26,6 +26,7 @@ from graphopt.storage import check_target
 if TYPE_CHECKING:
     from graphopt.numerics.pytorch import TorchRun
 
+_LONGEST = 300
 SUFFIXES = (".pt", ".yaml", ".yml")
 """What is exported first where a model is asked for."""
 
@@ -117,7 +118,8 @@ def open_export(
             if isinstance(reply.exception, BadInput):
                 raise reply.exception
             if reply.status != "ok":
-                why = " ".join((reply.error or reply.status).split()).rstrip(".")
+                # What follows is a graph, or a traceback.
+                why = (reply.error or reply.status).strip().splitlines()[0][:_LONGEST].rstrip(".")
                 raise BadInput(f"{source} does not export: {why}.")
             file, saved = Path(reply.value[0]), reply.value[1]
             report = None
