@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from graphopt.errors import PassError as PassError
     from graphopt.errors import PipelineError as PipelineError
     from graphopt.errors import PluginError as PluginError
+    from graphopt.exported import ExportDiffers as ExportDiffers
+    from graphopt.exported import Exported as Exported
+    from graphopt.exported import ExportReport as ExportReport
+    from graphopt.exporting.module import export_torch as export_torch
+    from graphopt.exporting.yolo import export as export
     from graphopt.model import Model as Model
     from graphopt.numerics.runtime import session_options as session_options
     from graphopt.pipeline.manager import PassManager as PassManager
@@ -63,6 +68,9 @@ _HOMES = {
         "PipelineError",
         "PluginError",
     ),
+    "exported": ("ExportDiffers", "ExportReport", "Exported"),
+    "exporting.module": ("export_torch",),
+    "exporting.yolo": ("export",),
     "model": ("Model",),
     "numerics.runtime": ("session_options",),
     "pipeline.manager": ("PassManager",),

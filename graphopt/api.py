@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import BadInput, SourceDiffers
+from graphopt.exported import Exported
 from graphopt.jobs import RUNTIME_PASS, Job, ModelSource, open_job
 from graphopt.model import Model
-from graphopt.numerics.options import CheckOptions, Format
+from graphopt.numerics.options import CheckOptions, Format, LiveReference
 from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import PassManager
@@ -51,7 +53,7 @@ def run(
     seed: int | None = None,
     samples: int | None = None,
     special: bool = False,
-    reference: str | Path | None = None,
+    reference: str | Path | LiveReference | None = None,
     pixels: str | None = None,
     runtimes: Sequence[str] = (),
     atol: float | Mapping[str, float] | None = None,
@@ -71,7 +73,8 @@ def run(
     The model that is given is never changed, neither in memory nor on disk.
 
     Args:
-        model: A path, an ``onnx.ModelProto``, an ``onnx_ir.Model`` or a `graphopt.Model`.
+        model: A path, an ``onnx.ModelProto``, an ``onnx_ir.Model``, a `graphopt.Model`, or what an export
+            gave back.
         pipeline: The name of a pipeline, a pipeline text, a ``.toml`` file, a `graphopt.Pipeline`, or
             passes and texts in order.
         plugins: ``.py`` files or modules with more passes.
@@ -87,7 +90,8 @@ def run(
         samples: How many feeds to draw; 6 by default, and none beside ``inputs``.
         special: Whether to draw one more, with NaN and infinities.
         reference: What the source itself is checked against first: saved outputs of ``inputs`` (an .npz,
-            or a folder), or ``"torch:FILE.pt"``, which is loaded as ``torch.load`` does and may run code.
+            or a folder), or ``"torch:FILE.pt"``, which is loaded as ``torch.load`` does and may run code;
+            or the ``reference`` of an exported model.
         pixels: How the pixels of images in ``inputs`` become numbers: ``unit``, ``signed``, ``imagenet`` or
             ``raw``; by default as the model's metadata says, else ``unit``.
         runtimes: Other runtimes to look at the result in: ``openvino``, ``reference`` (onnx's own).
@@ -193,7 +197,7 @@ def diagnose(
     seed: int | None = None,
     samples: int | None = None,
     special: bool = False,
-    reference: str | Path | None = None,
+    reference: str | Path | LiveReference | None = None,
     pixels: str | None = None,
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
@@ -286,18 +290,25 @@ def diagnose(
 
 
 def check(
-    a: str | Path | Model,
-    b: str | Path | Model,
+    a: str | Path | Model | Exported,
+    b: str | Path | Model | Exported,
     options: CheckOptions | None = None,
 ) -> CheckReport:
     """Check model ``b`` against model ``a``: signature, numerics, and as loaded.
+
+    An exported model ``a`` that was not checked against its module yet is so first.
 
     Raises:
         BadInput: A file cannot be loaded, ``a`` does not run, or no feeds are found for it.
     """
     from graphopt.numerics.pair import check_models
 
-    return check_models(a, b, options)
+    options = options or CheckOptions()
+    if isinstance(a, Exported):
+        if a.report is None and options.reference is None:
+            options = replace(options, reference=a.reference)
+        a = a.path
+    return check_models(a, b.path if isinstance(b, Exported) else b, options)
 
 
 def diff(a: ModelSource, b: ModelSource) -> Diff:
@@ -306,7 +317,8 @@ def diff(a: ModelSource, b: ModelSource) -> Diff:
     Raises:
         BadInput: A file cannot be loaded.
     """
-    return structural_diff(Model.of(a).ir, Model.of(b).ir)
+    first, second = (model.path if isinstance(model, Exported) else model for model in (a, b))
+    return structural_diff(Model.of(first).ir, Model.of(second).ir)
 
 
 __all__ = [

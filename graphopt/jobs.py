@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import onnx
 import onnx_ir as ir
 
+from graphopt.exported import Exported
 from graphopt.model import Model, paused_gc
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import Instrument
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from graphopt.diagnosis.stages import Stages
     from graphopt.numerics.trial import TrialChecker
 
-ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Model"
+ModelSource: TypeAlias = "str | Path | Exported | onnx.ModelProto | ir.Model | Model"
 RUNTIME_PASS = "ort"
 """The name of the pass that does what the runtime does when it loads a file."""
 
@@ -128,6 +129,8 @@ def open_job(
     Raises:
         BadInput: The model cannot be loaded.
     """
+    if isinstance(model, Exported):
+        plan, model = _of_export(plan, model), model.path
     origin = _origin(model)
     path = Path(model) if isinstance(model, str | Path) else None
     with ExitStack() as stack:
@@ -185,7 +188,16 @@ def _feeds(
     return feeds
 
 
-def _origin(model: ModelSource) -> Callable[[], Model]:
+def _of_export(plan: Plan, model: Exported) -> Plan:
+    """The plan with the check against PyTorch, where an exported model had none yet."""
+    if model.note:
+        return replace(plan, notes=(*plan.notes, model.note))
+    if model.reference is None or plan.check == "off" or plan.options.reference is not None:
+        return plan
+    return replace(plan, options=replace(plan.options, reference=model.reference))
+
+
+def _origin(model: str | Path | onnx.ModelProto | ir.Model | Model) -> Callable[[], Model]:
     if isinstance(model, str | Path):
         return functools.partial(Model.load, model)
     if isinstance(model, onnx.ModelProto):

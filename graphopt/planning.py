@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from graphopt.errors import BadInput
-from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.options import CheckOptions, LiveReference
 from graphopt.pipeline.files import CheckSettings, read_pipeline
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.settings import SessionSettings, SessionSource
@@ -110,7 +110,7 @@ def settings_of(
     inputs: Sequence[str | Path],
     dims: Mapping[str, int] | None,
     special: bool,
-    reference: str | Path | None,
+    reference: str | Path | LiveReference | None,
     runtimes: Sequence[str] = (),
     **others: Any,
 ) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def settings_of(
         "inputs": tuple(inputs) or None,
         "dims": dict(dims) if dims else None,
         "special": special or None,
-        "reference": None if reference is None else str(reference),
+        "reference": str(reference) if isinstance(reference, Path) else reference,
         "runtimes": tuple(runtimes) or None,
         **others,
     }

@@ -35,6 +35,7 @@ def diagnose(
     plugin: o.Plugins = None,
     skip: o.Skips = None,
     setting: o.Settings = None,
+    export: o.Exports = None,
     inputs: o.Inputs = None,
     pixels: o.Pixels = None,
     dim: o.Dims = None,
@@ -66,14 +67,15 @@ def diagnose(
     from graphopt.report import check_report_file, write_report
     from graphopt.storage import check_target
 
-    source = exported(model, quiet=quiet or json)
+    loaded = exported(model, export, quiet=quiet or json)
+    source = loaded.path
     if record is not None:
         check_target(record, {source.resolve()})
     if report is not None:
         check_report_file(report, {source.resolve()})
     with paused_gc(), Telling(off=quiet or json) as telling:
         found = find(
-            source,
+            loaded,
             pipeline,
             against=against,
             repro=repro,
@@ -96,7 +98,7 @@ def diagnose(
             cache=not no_cache,
             tell=telling,
         )
-    heal = "" if against is not None else typed("run", model, pipeline, plugin, setting, inputs)
+    heal = "" if against is not None else typed("run", model, pipeline, plugin, setting, inputs, export)
     heal = heal and f"{heal} --on-failure heal"
     if record is not None:
         write_record(record, found.record, {source.resolve()})

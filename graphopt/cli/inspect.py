@@ -7,6 +7,7 @@ from graphopt.cli import options as o
 
 def inspect(
     model: o.Model,
+    export: o.Exports = None,
     inputs: o.Inputs = None,
     pixels: o.Pixels = None,
     dim: o.Dims = None,
@@ -35,7 +36,7 @@ def inspect(
         special=special or None,
         provider=provider,
     )
-    found = look(exported(model, quiet=json), options)
+    found = look(exported(model, export, quiet=json).path, options)
     if json:
         show_json(dataclasses.asdict(found))
     else:

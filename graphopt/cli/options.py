@@ -67,6 +67,14 @@ Pixels = Annotated[
         help="How images become numbers (default: as the model's metadata says, else from 0 to 1).",
     ),
 ]
+Exports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--export",
+        metavar="KEY=VALUE",
+        help="How to export a .pt or .yaml: Ultralytics' own options. Repeatable.",
+    ),
+]
 Dims = Annotated[
     list[str] | None,
     typer.Option("--dim", metavar="NAME=N", help="Size of a symbolic dim in the feeds. Repeatable."),
@@ -156,6 +164,21 @@ def as_typed(context: typer.Context) -> str:
         for item in value if isinstance(value, list | tuple) else [value]:
             words += [flag, str(item)] if flag else [str(item)]
     return shlex.join(words)
+
+
+def export_settings(texts: Sequence[str] | None) -> dict[str, str]:
+    """Read ``KEY=VALUE`` texts.
+
+    Raises:
+        BadInput: One is of another form.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise BadInput(f"Cannot read the export option '{text}': write KEY=VALUE, such as imgsz=320.")
+        found[key] = value
+    return found
 
 
 def sizes(texts: Sequence[str] | None) -> dict[str, int]:

@@ -39,6 +39,7 @@ def run(
             help="When a pass breaks the model: stop (default), leave out the pass, or only what is guilty.",
         ),
     ] = None,
+    export: o.Exports = None,
     inputs: o.Inputs = None,
     pixels: o.Pixels = None,
     dim: o.Dims = None,
@@ -103,7 +104,8 @@ def run(
     from graphopt.report import check_report_file
     from graphopt.storage import check_target
 
-    source = exported(model, quiet=quiet or json)
+    loaded = exported(model, export, quiet=quiet or json)
+    source = loaded.path
     target = output or default_output(model)
     if not dry_run:
         check_target(target, {source.resolve()})
@@ -117,7 +119,7 @@ def run(
     with paused_gc(), Progress(off=quiet or json) as progress:
         try:
             result = run_pipeline(
-                source,
+                loaded,
                 "default" if pipeline is None else pipeline,
                 plugins=plugin or (),
                 skip=skip or (),
@@ -162,7 +164,7 @@ def run(
     if failed is not None:
         sys.stderr.write(f"graphopt: {failed}\n")
         if failed.pass_name:
-            searched = typed("diagnose", model, pipeline or "default", plugin, setting, inputs)
+            searched = typed("diagnose", model, pipeline or "default", plugin, setting, inputs, export)
             sys.stderr.write(
                 f"nothing was written; what in it is guilty: {searched}\n"
                 f"to go on without that: --on-failure heal; without the pass: --skip {failed.pass_name}\n"

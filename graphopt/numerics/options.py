@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from graphopt.pipeline.settings import PLAIN, SessionSettings
+
+if TYPE_CHECKING:
+    from graphopt.numerics.pytorch import TorchRun
 
 Format: TypeAlias = Literal["onnx", "ort"]
 Tolerances: TypeAlias = "float | Mapping[str, float] | None"
@@ -16,6 +19,27 @@ Tolerances: TypeAlias = "float | Mapping[str, float] | None"
 
 SAMPLES = 6
 """How many sets of feeds are found where nobody says."""
+
+
+class LiveReference(Protocol):
+    """A module of PyTorch that is there to be run, in this process or in another one."""
+
+    @property
+    def label(self) -> str:
+        """What to call it in sentences."""
+        ...
+
+    def run(self, feeds: Sequence[Mapping[str, Any]], timeout: float | None) -> list[TorchRun]:
+        """Run it on feeds, by the names of the model's inputs.
+
+        Args:
+            feeds: The feeds.
+            timeout: Seconds that it may take, where it can be stopped.
+
+        Raises:
+            BadInput: It cannot be run.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +66,8 @@ class CheckOptions:
             ``imagenet`` (torchvision's mean and deviation) or ``raw`` (0 to 255). None: as the model's
             metadata says, else ``unit``.
         reference: What the source itself is checked against: a file or folder of saved outputs of the
-            feeds in ``inputs``, or ``torch:FILE.pt``. None: the source is taken to be right.
+            feeds in ``inputs``, ``torch:FILE.pt``, or a module that is there to be run. None: the source
+            is taken to be right.
         runtimes: Other runtimes that the result is looked at in; see `graphopt.numerics.witnesses`.
     """
 
@@ -59,7 +84,7 @@ class CheckOptions:
     format: Format = "onnx"
     timeout: float | None = 600.0
     every_rewrite: bool = False
-    reference: str | None = None
+    reference: str | LiveReference | None = None
     pixels: str | None = None
     runtimes: Sequence[str] = ()
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.deployment.lines import python_lines
+from graphopt.exported import ExportReport
 from graphopt.numerics.pair import CheckReport
 from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.record.data import (
@@ -374,9 +375,24 @@ def check_report(report: CheckReport) -> RenderableType:
         ):
             if damage is not None:
                 parts.append(Text(f"damage, {title}  {damage.sentence}"))
-    parts.extend(Text(note, style="dim") for note in report.notes)
-    parts.append(
-        Text(f"{report.feeds.sets} feeds, atol {report.tolerance.atol:g} of each slice's scale,"
-             f" rtol {report.tolerance.rtol:g}", style="dim")
-    )  # fmt: skip
+    parts.extend(_conditions(report))
     return Group(*parts)
+
+
+def export_report(report: ExportReport) -> RenderableType:
+    """What checking an exported model against PyTorch found."""
+    parts: list[RenderableType] = [check_table(report.label, report.check)]
+    worst = max((o for o in report.check.outputs if o.max_abs), key=lambda o: o.max_abs or 0.0, default=None)
+    if worst is not None:
+        parts.append(Text(f"{worst.name}  {describe(worst)}"))
+    parts.extend(_conditions(report))
+    return Group(*parts)
+
+
+def _conditions(report: CheckReport | ExportReport) -> list[Text]:
+    """What a check ran on, and what it allowed."""
+    return [
+        *(Text(note, style="dim") for note in report.notes),
+        Text(f"{report.feeds.sets} feeds, atol {report.tolerance.atol:g} of each slice's scale,"
+             f" rtol {report.tolerance.rtol:g}", style="dim"),
+    ]  # fmt: skip

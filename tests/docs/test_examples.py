@@ -106,9 +106,20 @@ def execute(line: str) -> int:
     return done.returncode
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(b.code is not None for b in blocks(page))])
+def runs() -> Iterator[Any]:
+    """The pages that have something to run; some need PyTorch, which warns a lot."""
+    marks = (pytest.mark.yolo, pytest.mark.filterwarnings("ignore"))
+    for page in PAGES:
+        code = [block for block in blocks(page) if block.code is not None]
+        if code:
+            yield pytest.param(page, marks=marks if any("import torch" in b.text for b in code) else ())
+
+
+@pytest.mark.parametrize("page", [*runs()])
 def test_the_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if any("import torch" in block.text for block in blocks(page) if block.code is not None):
+        pytest.importorskip("ultralytics")
     text = (DOCS / page).read_text(encoding="utf-8")
     for name, build in MODELS.items():
         if name in text:
