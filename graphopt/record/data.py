@@ -760,6 +760,61 @@ class DiagnosisEntry(msgspec.Struct):
     check: CheckEntry | None = None
 
 
+class LatencyEntry(msgspec.Struct):
+    """How fast one model runs, beside the others of the same measurement.
+
+    Attributes:
+        path: Its file.
+        nodes: How many nodes it has; None for a format that is not ONNX.
+        bytes: The size of its file and its weights.
+        session: The settings that it was loaded with, of the file beside it.
+        load_seconds: How long its session took to make.
+        runs: How often it was run, beside warming up.
+        median, p90, best: The median, the 90th percentile and the smallest time of a run, in seconds.
+        ratio: The median of its time over that of the first model in the same round; None for the first.
+        ratio_low, ratio_high: The bounds of the 95 % confidence interval of that.
+        error: Why it was not measured.
+        notes: Sentences about it.
+    """
+
+    path: str
+    nodes: int | None = None
+    bytes: int = 0
+    session: dict[str, Any] = {}
+    load_seconds: float | None = None
+    runs: int = 0
+    median: float | None = None
+    p90: float | None = None
+    best: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    error: str = ""
+    notes: list[str] = []
+
+
+class BenchEntry(msgspec.Struct):
+    """A measurement of several models, side by side.
+
+    Attributes:
+        models: Each, in the order in which they were given.
+        rounds: How many rounds there were, each with one run of every model in random order.
+        seconds: How long they were to take together.
+        spinning: Whether waiting threads of the sessions spun.
+        provider: The execution provider.
+        threads: Threads within an operator; None for one a core.
+        feeds: Where the feeds come from.
+    """
+
+    models: list[LatencyEntry]
+    rounds: int = 0
+    seconds: float = 0.0
+    spinning: bool = False
+    provider: str = ""
+    threads: int | None = None
+    feeds: str = ""
+
+
 class Record(msgspec.Struct):
     """Everything a run did and measured.
 
