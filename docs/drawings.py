@@ -15,9 +15,13 @@ from typing import Any
 
 import msgspec
 
-from graphopt.pipeline.examples import draw_example
+from graphopt.model import Model
+from graphopt.numerics.calibrating import with_feeds
+from graphopt.pipeline.examples import draw_example, example_of
+from graphopt.pipeline.opaque import Toolbox
 from graphopt.pipeline.registry import Registry
 from graphopt.record.data import NodePicture, Picture
+from graphopt.rewrite.passes import Pass
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "drawings"
@@ -62,6 +66,16 @@ def _ops(nodes: Iterable[NodePicture]) -> str:
     return ", ".join(op if count == 1 else f"{count} {op}" for op, count in counts.items()) or "no node"
 
 
+def at_present(cls: type[Pass]) -> Picture:
+    """What the example of a pass and its result are now; a pass that measures does so on drawn feeds."""
+    example = example_of(cls)
+    if example is None:
+        raise SystemExit(f"Pass '{cls.name}' has no example.")
+    steps = [item.step for item in example.pipeline.steps()]
+    with with_feeds(Toolbox(cache=None), steps, lambda: Model.from_proto(example.before)) as tools:
+        return draw_example(cls, tools)
+
+
 def draw(pictures: Mapping[str, Picture], browser: Any) -> dict[Path, str]:
     """Draw pictures.
 
@@ -94,7 +108,7 @@ def write() -> None:
     found = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if found is None:
         raise SystemExit("Drawing needs a Chromium on the path.")
-    pictures = {name: draw_example(cls) for name, cls in sorted(Registry.load().load_all().items())}
+    pictures = {name: at_present(cls) for name, cls in sorted(Registry.load().load_all().items())}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         files = draw(pictures, browser)

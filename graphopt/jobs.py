@@ -21,9 +21,8 @@ from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import Plan
 from graphopt.record.data import Record
 from graphopt.results import begin_record
-from graphopt.rewrite.calibration import Calibration
 from graphopt.rewrite.gate import Gate
-from graphopt.rewrite.passes import OpaquePass, Pass
+from graphopt.rewrite.passes import OpaquePass
 
 if TYPE_CHECKING:
     from graphopt.diagnosis.diagnose import Diagnosis
@@ -147,8 +146,20 @@ def open_job(
             from graphopt.numerics.trial import TrialChecker
 
             checker = stack.enter_context(TrialChecker(plan.options, path=path, cache=tools.cache))
-        if any(isinstance(item.step, OpaquePass) and item.step.wants_feeds for item in plan.pipeline.steps()):
-            tools = replace(tools, feeds=_feeds(stack, plan, checker, origin, path, tools.cache))
+        steps = [item.step for item in plan.pipeline.steps()]
+        if any(isinstance(step, OpaquePass) and step.wants_feeds for step in steps):
+            from graphopt.numerics.calibrating import with_feeds
+            from graphopt.numerics.trial import TrialChecker
+
+            @functools.cache
+            def started() -> TrialChecker:
+                if checker is not None:
+                    return checker
+                own = stack.enter_context(TrialChecker(plan.options, path=path, cache=tools.cache))
+                own.start(origin(), steps)
+                return own
+
+            tools = stack.enter_context(with_feeds(tools, steps, origin, started))
         source = origin()
         yield Job(
             plan,
@@ -161,31 +172,6 @@ def open_job(
             path,
             tuple(instruments),
         )
-
-
-def _feeds(
-    stack: ExitStack,
-    plan: Plan,
-    checker: TrialChecker | None,
-    origin: Callable[[], Model],
-    path: Path | None,
-    cache: DiskCache | None,
-) -> Callable[[Sequence[Pass]], Calibration]:
-    """What gives the feeds of a run; without a check, they are found when a pass first asks for them."""
-    from graphopt.numerics.calibrating import RunFeeds
-    from graphopt.numerics.trial import TrialChecker
-
-    @functools.cache
-    def started() -> TrialChecker:
-        if checker is not None:
-            return checker
-        own = stack.enter_context(TrialChecker(plan.options, path=path, cache=cache))
-        own.start(origin(), [item.step for item in plan.pipeline.steps()])
-        return own
-
-    feeds = RunFeeds(started)
-    stack.callback(feeds.close)
-    return feeds
 
 
 def _of_export(plan: Plan, model: Exported) -> Plan:

@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from graphopt.model import Model
 from graphopt.numerics.check import Checker
 from graphopt.numerics.feeding.feeds import FeedSet
+from graphopt.numerics.options import CheckOptions
+from graphopt.pipeline.opaque import Toolbox
 from graphopt.rewrite.calibration import Calibration, write_feeds
-from graphopt.rewrite.passes import Pass
+from graphopt.rewrite.passes import OpaquePass, Pass
+
+
+@contextmanager
+def with_feeds(
+    tools: Toolbox,
+    steps: Sequence[Pass],
+    origin: Callable[[], Model],
+    start: Callable[[], Checker] | None = None,
+) -> Generator[Toolbox]:
+    """What foreign code runs with, with feeds of the run if one of the passes wants these.
+
+    Args:
+        tools: What it runs with; feeds that it has already stay.
+        steps: The passes.
+        origin: Gives the source.
+        start: Gives a checker that was, or will be, started on the source; None to find feeds for it when a
+            pass first asks.
+    """
+    if tools.feeds is not None or not any(isinstance(s, OpaquePass) and s.wants_feeds for s in steps):
+        yield tools
+        return
+    with ExitStack() as stack:
+
+        @functools.cache
+        def started() -> Checker:
+            own = stack.enter_context(Checker(CheckOptions()))
+            own.start(origin(), steps)
+            return own
+
+        feeds = RunFeeds(start or started)
+        stack.callback(feeds.close)
+        yield replace(tools, feeds=feeds)
 
 
 class RunFeeds:

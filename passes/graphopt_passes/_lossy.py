@@ -100,6 +100,12 @@ def constants(source: Path) -> frozenset[str]:
     return frozenset(tensor.name for tensor in _files.read_structure(source).graph.initializer)
 
 
+def dequantized(source: Path) -> frozenset[str]:
+    """The values that DequantizeLinear gives: what reads them is quantized already."""
+    nodes = _files.read_structure(source).graph.node
+    return frozenset(name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output)
+
+
 def opset(source: Path) -> int:
     """The version of the default operator set."""
     imports = _files.read_structure(source).opset_import

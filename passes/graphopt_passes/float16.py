@@ -34,6 +34,13 @@ class Float16(OpaquePass):
 
     Its components are the nodes: each can be left in float32, with Casts around it.
 
+    Example:
+        g (float[2, 3] x) => (float[2, 2] y)
+        <float[3, 2] w = {1, 2, 3, 4, 5, 6}> {
+            a = MatMul (x, w)
+            y = Relu (a)
+        }
+
     Why it pays:
         Half the size, and on GPUs and NPUs about twice the speed.
 
@@ -85,7 +92,11 @@ class Float16(OpaquePass):
         from onnxruntime.transformers import float16
 
         blocked = {*float16.DEFAULT_OP_BLOCK_LIST, *self.block, *_NO_FLOATS}
-        return _lossy.layers(source, lambda node: node.op_type not in blocked)
+        other = _not_float32(_files.read_structure(source))
+        return _lossy.layers(
+            source,
+            lambda node: node.op_type not in blocked and not other.issuperset((*node.input, *node.output)),
+        )
 
     def transform_file(self, source: Path, target: Path, disabled: frozenset[str]) -> ToolReport:
         from onnxruntime.transformers import float16, onnx_model
@@ -113,5 +124,17 @@ class Float16(OpaquePass):
         return chosen.report
 
 
-_NO_FLOATS = ("Shape", "Size", "NonZero", "ArgMax", "ArgMin")
-"""Operators that leave no float behind, so that there is nothing to lose."""
+_NO_FLOATS = ("Shape", "Size", "NonZero", "ArgMax", "ArgMin", "Cast", "CastLike")
+"""Operators that leave no float behind, so that there is nothing to lose, or only change the type."""
+
+
+def _not_float32(model: onnx.ModelProto) -> set[str]:
+    """The values of the main graph that are known to be of another type; an omitted one is of none."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    found = {
+        info.name
+        for info in (*graph.input, *graph.value_info, *graph.output)
+        if info.type.tensor_type.elem_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT)
+    }
+    found |= {tensor.name for tensor in graph.initializer if tensor.data_type != onnx.TensorProto.FLOAT}
+    return {"", *found}

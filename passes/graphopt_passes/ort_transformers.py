@@ -29,6 +29,17 @@ class OrtTransformers(OpaquePass):
     ``skip_layer_norm``), and the steps around them that have no flag (``constant_fold``, ``reshape``,
     ``postprocess``). What was fused, what the model was taken for and what the tool complained of are notes.
 
+    Example:
+        ort-transformers{model_type=bert}
+        g (float[N, 4] x) => (float[N, 4] y)
+        <float root = {1.4142135}, float one = {1}, float half = {0.5}> {
+            a = Div (x, root)
+            b = Erf (a)
+            c = Add (b, one)
+            d = Mul (x, c)
+            y = Mul (d, half)
+        }
+
     Why it pays:
         One node for a whole attention, for a residual with its norm, for a bias with its Gelu: it fuses more
         than ONNX Runtime does by itself when it loads a model, where it knows the exporter's graph. GPUs and

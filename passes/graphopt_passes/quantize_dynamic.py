@@ -18,6 +18,13 @@ class QuantizeDynamic(OpaquePass):
 
     Its components are the layers: each can be left in float.
 
+    Example:
+        g (float[2, 3] x) => (float[2, 2] y)
+        <float[3, 2] w = {1, -2, 3, 4, -5, 6}> {
+            a = MatMul (x, w)
+            y = Relu (a)
+        }
+
     Why it pays:
         A quarter of the size without calibration data. Transformers and LSTMs get faster on CPUs.
 

@@ -22,6 +22,12 @@ class QuantizeStatic(OpaquePass):
     QuantizeLinear and DequantizeLinear are put around the operators (QDQ), which ONNX Runtime fuses into
     integer kernels when it loads the model. Its components are the layers: each can be left in float.
 
+    Example:
+        g (float[1, 1, 4, 4] x) => (float[1, 2, 4, 4] y)
+        <float[2, 1, 1, 1] w = {1.5, -2}, float[2] b = {0.5, 1}> {
+            y = Conv (x, w, b)
+        }
+
     Why it pays:
         A quarter of the size, and on CPUs with VNNI or a dot product about twice the speed.
 
@@ -73,7 +79,13 @@ class QuantizeStatic(OpaquePass):
 
     def layers(self, source: Path) -> tuple[str, ...]:
         ops = self._ops()
-        return _lossy.layers(source, lambda node: node.domain in ("", "ai.onnx") and node.op_type in ops)
+        done = _lossy.dequantized(source)
+        return _lossy.layers(
+            source,
+            lambda node: (
+                node.domain in ("", "ai.onnx") and node.op_type in ops and done.isdisjoint(node.input)
+            ),
+        )
 
     def _ops(self) -> frozenset[str]:
         from onnxruntime.quantization import registry

@@ -20,6 +20,14 @@ class QuantizeWeights(OpaquePass):
 
     Its components are the MatMuls with constant weights: each can be left in float.
 
+    Example:
+        quantize-weights{block_size=16}
+        g (float[2, 16] x) => (float[2, 2] y)
+        <float[16, 2] w = {1, -2, 3, 4, -5, 6, 7, -8, 1, 2, -3, 4, 5, 6, -7, 8,
+                           2, -1, 4, 3, -6, 5, 8, -7, 2, 1, -4, 3, 6, 5, -8, 7}> {
+            y = MatMul (x, w)
+        }
+
     Why it pays:
         An eighth of the size of these weights, which decides the speed of large language models.
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from graphopt import OpaquePass, Pass
-from graphopt.pipeline.examples import draw_example
 from graphopt.pipeline.registry import Registry
 from graphopt.testing import assert_example
 
@@ -67,7 +66,7 @@ def test_the_example_is_valid_changed_and_kept_right(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(PASSES))
 def test_the_drawings_show_what_the_pass_does(name: str, drawings: Any) -> None:
     require_packages(PASSES[name], as_pinned=True)
-    picture = draw_example(PASSES[name])
+    picture = drawings.at_present(PASSES[name])
     for side in SIDES:
         assert drawings.pictured(name, side) == picture, "run docs/generate.py --drawings"
 
