@@ -170,12 +170,13 @@ def _demand_equal(entry: OutputCheck, loss: Loss) -> None:
         entry.reason = f"{share:.2%} of the elements stay, and {loss.agreement:.2%} are asked for."
 
 
-def demand_agreement(entry: CheckEntry, loss: Loss | None) -> None:
+def demand_agreement(entry: CheckEntry, loss: Loss | None, *, drawn: bool = False) -> None:
     """Let the model's decisions have their say, where it is known what it decides, in place.
 
     Args:
         entry: The verdict on the outputs, with what the difference means to who uses the model.
         loss: What is allowed; None where no lossy pass says so.
+        drawn: Whether nobody gave feeds: what a model decides of noise counts neither for nor against it.
     """
     if loss is None or entry.damage is None or entry.damage.agreement is None:
         return
@@ -183,6 +184,14 @@ def demand_agreement(entry: CheckEntry, loss: Loss | None) -> None:
         return
     agreement = entry.damage.agreement
     text = f"{agreement:.2%} of the decisions stay"
+    if drawn:
+        if agreement < loss.agreement:
+            entry.verdict = "undecided"
+            entry.reason = (
+                f"{text}, below the {loss.agreement:.2%} that the lossy pass must leave, but on feeds that were"
+                " drawn at random: give real data with --inputs."
+            )
+        return
     if agreement < loss.agreement:
         entry.verdict = "broken"
         entry.reason = f"{text}, below the {loss.agreement:.2%} that the lossy pass must leave."

@@ -169,6 +169,20 @@ def test_decisions_have_their_say() -> None:
         assert unchanged.verdict == before
 
 
+def test_what_is_decided_of_noise_proves_nothing() -> None:
+    def entry(verdict: Any, agreement: float) -> CheckEntry:
+        output = OutputCheck("y", verdict, loss_db=30.0)
+        return CheckEntry(verdict, outputs=[output], damage=DamageEntry("classify", agreement=agreement))
+
+    lost = entry("within tolerance", 0.5)
+    demand_agreement(lost, LOSS, drawn=True)
+    assert lost.verdict == "undecided"
+    assert "--inputs" in lost.reason
+    kept = entry("undecided", 1.0)
+    demand_agreement(kept, LOSS, drawn=True)
+    assert kept.verdict == "undecided"
+
+
 NET = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,16] x) => (float[N,8] y) {
     a = MatMul(x, w1)
     b = Relu(a)
