@@ -38,7 +38,7 @@ def _peers(found: dict[str, Any]) -> Iterator[str]:
         "The fewest of those that are right in bold; what is wrong with a result stands beside it.",
     )
     yield from _table(
-        "latency of the result, source = 1", results, found, lambda cell: _ratio(cell["latency"])
+        "latency of the result, source = 1", results, found, lambda cell: _ratio(cell.get("latency"))
     )
     yield from _table("time that it takes, graphopt unchecked = 1", tools, found, lambda c: _ratio(c["time"]))
 

@@ -188,8 +188,8 @@ def demand_agreement(entry: CheckEntry, loss: Loss | None, *, drawn: bool = Fals
         if agreement < loss.agreement:
             entry.verdict = "undecided"
             entry.reason = (
-                f"{text}, below the {loss.agreement:.2%} that the lossy pass must leave, but on feeds that were"
-                " drawn at random: give real data with --inputs."
+                f"{text}, below the {loss.agreement:.2%} that the lossy pass must leave, but on feeds"
+                " that were drawn at random: give real data with --inputs."
             )
         return
     if agreement < loss.agreement:
