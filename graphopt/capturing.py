@@ -179,7 +179,7 @@ def _proto(
     if array.dtype.kind in "USO":
         texts = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1)]
         return numpy_helper.from_array(np.array(texts, dtype=object).reshape(array.shape), name)
-    return numpy_helper.from_array(np.ascontiguousarray(array), name)
+    return numpy_helper.from_array(np.asarray(array, order="C"), name)
 
 
 def _first_free(folder: Path) -> int:

@@ -279,6 +279,8 @@ def finished_result(
     note_outcome(record, outcome)
     note_checker(record, checker)
     record.result = _result_entry(record, outcome, loaded.check)
+    if checker is None:
+        record.result.verdict = "not checked"
     record.result.session_config = dict(loaded.config)
     if checker is not None:
         found = record.result.witnesses = checker.witnesses(outcome.model, outcome.steps)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import graphopt
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 from graphopt.errors import BadInput, MissingExtra
 from graphopt.exported import ExportDiffers, Exported, ExportReport
 from graphopt.exporting import served

@@ -13,7 +13,7 @@ import real_faults
 
 import graphopt
 from graphopt import BadInput, SessionSettings
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 from graphopt.numerics import ortformat
 from graphopt.numerics.served import block_size
 

@@ -201,7 +201,7 @@ def _to_ort(value: Any, port: ValueSpec, keep: list[Array]) -> ort.OrtValue:
             f"The input {port} cannot be fed: beside inputs or outputs of a type that numpy lacks, "
             "onnxruntime's Python interface takes tensors of numbers only."
         )
-    array = np.ascontiguousarray(value)
+    array = np.asarray(value, order="C")  # ascontiguousarray makes a scalar a vector
     if not _is_foreign(port):
         keep.append(array)
         return ort.OrtValue.ortvalue_from_numpy(array)

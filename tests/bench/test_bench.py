@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from graphopt.bench.timing import LEAST_ROUNDS, bench
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 from graphopt.errors import BadInput
 
 SMALL = """<ir_version: 8, opset_import: ["": 17]>

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 
 ROOT = Path(__file__).parents[2]
 

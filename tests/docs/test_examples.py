@@ -21,7 +21,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -13,7 +13,7 @@ import pytest
 
 import graphopt
 from graphopt.api import check as check_models
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 from graphopt.errors import BadInput, MissingExtra
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.pair import CheckReport
