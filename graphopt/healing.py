@@ -56,7 +56,10 @@ def _mark(found: Found, off: frozenset[Unit]) -> None:
         mine = [unit for unit in off if base_name(unit.instance) == base_name(entry.instance)]
         if mine:
             entry.status = "healed"
-            names = sorted(map(str, mine))
+            # The layers of a lossy pass come the worst first.
+            parts = [str(part) for ranking in found.rankings for part in ranking.off]
+            ranks = {name: place for place, name in enumerate(parts)}
+            names = sorted(map(str, mine), key=lambda name: (ranks.get(name, len(ranks)), name))
             rest = len(names) - _MOST_NAMED
             shown = ", ".join(names[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
             entry.error = f"left out, as it breaks the model: {shown}"
