@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types contracts check benchmark reference docs clean
+.PHONY: demo test test-all lint types contracts check benchmark reference drawings docs clean
 
 # The constraints pin what was tested; PyTorch is installed first so that its CPU build is kept.
 .venv/dev: pyproject.toml constraints.txt
@@ -19,6 +19,10 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers]'
 	touch $@
 
+.venv/openvino: .venv/dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[openvino]'
+	touch $@
+
 .venv/docs: .venv/dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
@@ -26,10 +30,10 @@ BIN := .venv/bin
 demo: .venv/yolo
 	$(BIN)/graphopt demo
 
-test: .venv/dev .venv/yolo .venv/peers
+test: .venv/dev .venv/yolo .venv/peers .venv/openvino
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
-test-all: .venv/dev .venv/yolo .venv/peers
+test-all: .venv/dev .venv/yolo .venv/peers .venv/openvino
 	$(BIN)/python -m pytest -q -n auto
 
 lint: .venv/dev
@@ -49,6 +53,9 @@ benchmark: .venv/dev .venv/peers
 
 reference: .venv/dev
 	$(BIN)/python docs/generate.py
+
+drawings: .venv/dev .venv/peers
+	$(BIN)/python docs/generate.py --drawings
 
 docs: .venv/docs
 	$(BIN)/mkdocs build --strict --quiet

@@ -53,7 +53,11 @@ Truth: TypeAlias = "frozenset[frozenset[str]]"
 _ATTEMPTS = 40
 _HANG = 4.0
 _SLOW = ("hangs",)
-_TOOLS = {"ort": "ort{level=all}", "onnxsim": "onnxsim{optimizer=true}"}
+_TOOLS = {
+    "onnxsim": "onnxsim{optimizer=true}",
+    "ort": "ort{level=all}",
+    "ort-transformers": "ort-transformers{model-type=bert}",
+}
 """How the optimizers of real faults are run where that is not by their name."""
 _SEEN_AT_ONCE = ("bounded", "negated", "reshaped", "scaled")
 """Faults of a component of which the step is wrong by itself, so that what it needs is blameless for sure."""
@@ -405,7 +409,7 @@ def draw(kind: str, rng: Random, ground: Callable[[Random], Ground]) -> tuple[Pl
 
 def installed(fault: RealFault) -> bool:
     """Whether the optimizer is there in a version that has the fault."""
-    package = "onnxruntime" if fault.tool == "ort" else fault.tool
+    package = "onnxruntime" if fault.tool.startswith("ort") else fault.tool
     try:
         return importlib.metadata.version(package) in fault.versions
     except importlib.metadata.PackageNotFoundError:

@@ -2,7 +2,7 @@
 
 Each tool works in a process of its own, file to file, and the tools take turns within each round. Every
 result is checked by graphopt against its source, signature included. Latency is that of a plain session,
-source and result taking turns; what is told is the median of the ratios of neighbours. Only ratios are told:
+source and result taking turns; the ratio comes with its 95 % confidence interval. Only ratios are told:
 absolute times are those of a machine. ``--json FILE`` keeps the figures; the table in the documentation is
 made of ``benchmarks/results/peers.json``.
 """
@@ -15,7 +15,6 @@ import importlib.util
 import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ from scale import CODE, measure
 
 import graphopt
 from graphopt import Model
-from graphopt.numerics.check import Checker
-from graphopt.numerics.feeding.feeds import FeedSet
-from graphopt.numerics.runtime import session
+from graphopt.bench.timing import bench
 
 TOOLS = {
     **CODE,
@@ -39,23 +36,6 @@ TOOLS = {
 """Each tool with everything that it does by default, to a model that runs in any runtime."""
 
 
-def latency(source: Path, result: Path, feed: FeedSet, rounds: int) -> float:
-    """How long the result takes for each second of the source, both as a plain session loads them."""
-    arrays = dict(feed.arrays)
-    sessions = [session(source), session(result)]
-    for made in sessions:
-        made.run(None, arrays)
-    ratios: list[float] = []
-    for _ in range(rounds):
-        times: list[float] = []
-        for made in sessions:
-            begin = time.perf_counter()
-            made.run(None, arrays)
-            times.append(time.perf_counter() - begin)
-        ratios.append(times[1] / times[0])
-    return statistics.median(ratios)
-
-
 def kept_metadata(source: Path, result: Path) -> float:
     """The share of the source's metadata_props that the result still has."""
     before, after = (dict(Model.load(path).ir.metadata_props) for path in (source, result))
@@ -64,9 +44,6 @@ def kept_metadata(source: Path, result: Path) -> float:
 
 def compare(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What all tools make of one model."""
-    with Checker(path=model) as checker:
-        checker.start(Model.load(model), [])
-        feed = checker.reference.feeds[0]
     seconds: dict[str, list[float]] = {tool: [] for tool in options.tools}
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -93,8 +70,12 @@ def compare(model: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "verdict": report.verdict,
                 "reason": report.reason if report.verdict in ("broken", "does not run", "undecided") else "",
                 "metadata": kept_metadata(model, target),
-                "latency": latency(model, target, feed, options.runs) if runs else None,
             }
+            if runs:
+                measured = bench([model, target], seconds=options.seconds).models[1]
+                rows[tool] |= {
+                    "latency": measured.ratio, "low": measured.ratio_low, "high": measured.ratio_high
+                }  # fmt: skip
     return {"model": model.stem, "nodes": Model.load(model).node_count(), "tools": rows}
 
 
@@ -103,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--timeout", type=float, default=300.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

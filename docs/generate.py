@@ -1,7 +1,7 @@
-"""Writes what is generated: the references, the record's schema, measured tables, the README's pictures.
+"""Writes what is generated: the references, the record's schema, measured tables, and pictures.
 
-``--picture MODEL`` draws ``graphopt run`` on a model, ``--picture MODEL PIPELINE PLUGIN.py`` draws
-``graphopt diagnose``.
+``--drawings`` draws the examples of the passes, in a Chromium. For the README, ``--picture MODEL`` draws
+``graphopt run`` on a model, ``--picture MODEL PIPELINE PLUGIN.py`` draws ``graphopt diagnose``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ sys.path.insert(0, str(HERE))
 
 def reference() -> str:
     """The content of passes.md: every pass that comes with graphopt."""
-    return render_reference(Registry.load())
+    import drawings
+
+    registry = Registry.load()
+    return render_reference(registry, drawings.drawings(registry.load_all()))
 
 
 def pages() -> dict[str, str]:
@@ -89,6 +92,10 @@ def picture(model: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--drawings"]:
+        import drawings
+
+        drawings.write()
     for name, content in pages().items():
         (HERE / name).write_text(content, encoding="utf-8")
     (HERE.parent / "graphopt" / "record" / "schema.json").write_text(schema(), encoding="utf-8")

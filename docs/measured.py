@@ -16,10 +16,11 @@ def fill(page: str) -> str:
     for name, table in {"peers": _peers, "scale": _scale}.items():
         begin = _BEGIN.format(name)
         before, found, rest = page.partition(begin)
-        if not found:
+        results = _RESULTS / f"{name}.json"
+        if not found or not results.is_file():
             continue
         _, _, after = rest.partition(_END)
-        content = json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        content = json.loads(results.read_text(encoding="utf-8"))
         page = "\n".join([f"{before}{begin}", "", *table(content), "", f"{_END}{after}"])
     return page
 
@@ -28,14 +29,17 @@ def _peers(found: dict[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
     yield f"Measured with {versions}."
     tools = list(dict.fromkeys(tool for row in found["models"] for tool in row["tools"]))
+    results = [tool for tool in tools if tool != "graphopt, checked"]
     yield from _table(
         "nodes left",
-        tools,
+        results,
         found,
         lambda cell: str(cell["nodes"]),
         "The fewest of those that are right in bold; what is wrong with a result stands beside it.",
     )
-    yield from _table("latency of the result, source = 1", tools, found, lambda cell: _ratio(cell["latency"]))
+    yield from _table(
+        "latency of the result, source = 1", results, found, lambda cell: _ratio(cell.get("latency"))
+    )
     yield from _table("time that it takes, graphopt unchecked = 1", tools, found, lambda c: _ratio(c["time"]))
 
 

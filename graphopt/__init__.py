@@ -20,19 +20,31 @@ if TYPE_CHECKING:
     from graphopt.api import diagnose as diagnose
     from graphopt.api import diff as diff
     from graphopt.api import run as run
+    from graphopt.capturing import Capture as Capture
+    from graphopt.capturing import capture as capture
     from graphopt.errors import BadInput as BadInput
     from graphopt.errors import GraphoptError as GraphoptError
     from graphopt.errors import MissingExtra as MissingExtra
     from graphopt.errors import PassError as PassError
     from graphopt.errors import PipelineError as PipelineError
     from graphopt.errors import PluginError as PluginError
+    from graphopt.exported import ExportDiffers as ExportDiffers
+    from graphopt.exported import Exported as Exported
+    from graphopt.exported import ExportReport as ExportReport
+    from graphopt.exporting.module import export_torch as export_torch
+    from graphopt.exporting.yolo import export as export
     from graphopt.model import Model as Model
+    from graphopt.numerics.runtime import session_options as session_options
     from graphopt.pipeline.manager import PassManager as PassManager
+    from graphopt.pipeline.settings import SessionSettings as SessionSettings
     from graphopt.pipeline.spec import Pipeline as Pipeline
+    from graphopt.rewrite.calibration import Calibration as Calibration
     from graphopt.rewrite.changes import Change as Change
     from graphopt.rewrite.changes import Declined as Declined
     from graphopt.rewrite.changes import Diff as Diff
     from graphopt.rewrite.gate import Gate as Gate
+    from graphopt.rewrite.passes import KEEPS as KEEPS
+    from graphopt.rewrite.passes import Loss as Loss
     from graphopt.rewrite.passes import Numerics as Numerics
     from graphopt.rewrite.passes import OpaquePass as OpaquePass
     from graphopt.rewrite.passes import Pass as Pass
@@ -47,6 +59,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "adapters": ("onnx_ir_pass", "onnxscript_pass", "proto_pass", "surgeon_pass"),
     "api": ("CheckFailed", "Result", "check", "diagnose", "diff", "run"),
+    "capturing": ("Capture", "capture"),
     "errors": (
         "BadInput",
         "GraphoptError",
@@ -55,12 +68,20 @@ _HOMES = {
         "PipelineError",
         "PluginError",
     ),
+    "exported": ("ExportDiffers", "ExportReport", "Exported"),
+    "exporting.module": ("export_torch",),
+    "exporting.yolo": ("export",),
     "model": ("Model",),
+    "numerics.runtime": ("session_options",),
     "pipeline.manager": ("PassManager",),
+    "pipeline.settings": ("SessionSettings",),
     "pipeline.spec": ("Pipeline",),
+    "rewrite.calibration": ("Calibration",),
     "rewrite.changes": ("Change", "Declined", "Diff"),
     "rewrite.gate": ("Gate",),
     "rewrite.passes": (
+        "KEEPS",
+        "Loss",
         "Numerics",
         "OpaquePass",
         "Pass",

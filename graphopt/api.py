@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import BadInput, SourceDiffers
+from graphopt.exported import Exported
 from graphopt.jobs import RUNTIME_PASS, Job, ModelSource, open_job
 from graphopt.model import Model
-from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.options import CheckOptions, Format, LiveReference
+from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import PassManager
+from graphopt.pipeline.settings import SessionSource
 from graphopt.planning import CheckMode, PipelineSource, Policy, make_plan, runtime_parts_off, settings_of
-from graphopt.record.data import AsLoaded, DiagnosisEntry
+from graphopt.record.data import AsLoaded, DiagnosisEntry, deciding_witness
 from graphopt.results import (
     CheckFailed,
     Result,
@@ -27,6 +31,7 @@ from graphopt.results import (
 from graphopt.rewrite.changes import Diff
 from graphopt.rewrite.diff import structural_diff
 from graphopt.rewrite.gate import Gate
+from graphopt.shipping import ready
 from graphopt.storage import empty_folder
 
 if TYPE_CHECKING:
@@ -48,11 +53,15 @@ def run(
     seed: int | None = None,
     samples: int | None = None,
     special: bool = False,
-    reference: str | Path | None = None,
+    reference: str | Path | LiveReference | None = None,
+    pixels: str | None = None,
+    runtimes: Sequence[str] = (),
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
     threads: int | None = None,
+    session: SessionSource | None = None,
+    format: Format = "onnx",
     timeout: float | None = None,
     memory: int | None = None,
     cache: bool = True,
@@ -64,7 +73,8 @@ def run(
     The model that is given is never changed, neither in memory nor on disk.
 
     Args:
-        model: A path, an ``onnx.ModelProto``, an ``onnx_ir.Model`` or a `graphopt.Model`.
+        model: A path, an ``onnx.ModelProto``, an ``onnx_ir.Model``, a `graphopt.Model`, or what an export
+            gave back.
         pipeline: The name of a pipeline, a pipeline text, a ``.toml`` file, a `graphopt.Pipeline`, or
             passes and texts in order.
         plugins: ``.py`` files or modules with more passes.
@@ -80,11 +90,19 @@ def run(
         samples: How many feeds to draw; 6 by default, and none beside ``inputs``.
         special: Whether to draw one more, with NaN and infinities.
         reference: What the source itself is checked against first: saved outputs of ``inputs`` (an .npz,
-            or a folder), or ``"torch:FILE.pt"``, which is loaded as ``torch.load`` does and may run code.
+            or a folder), or ``"torch:FILE.pt"``, which is loaded as ``torch.load`` does and may run code;
+            or the ``reference`` of an exported model.
+        pixels: How the pixels of images in ``inputs`` become numbers: ``unit``, ``signed``, ``imagenet`` or
+            ``raw``; by default as the model's metadata says, else ``unit``.
+        runtimes: Other runtimes to look at the result in: ``openvino``, ``reference`` (onnx's own).
         atol: Absolute tolerance, as a share of each slice's scale; by output name if a mapping.
         rtol: Relative tolerance; by output name if a mapping.
         provider: ONNX Runtime's execution provider for the checks.
         threads: Threads of a session.
+        session: What the result will be loaded with, as settings by name (``{"inter-threads": 2}``) and
+            session entries by key, or as `graphopt.SessionSettings`: it is checked so, and `Result.session`
+            and the file beside the saved model carry it.
+        format: What the result will be saved as; ``"ort"`` for ORT format, which is checked as loaded then.
         timeout: Seconds that one pass may take in its worker process; 600 by default.
         memory: Bytes that a worker process may use.
         cache: Whether results of tools are kept on disk.
@@ -104,17 +122,21 @@ def run(
         samples=samples,
         special=special,
         reference=reference,
+        pixels=pixels,
+        runtimes=runtimes,
         atol=atol,
         rtol=rtol,
         provider=provider,
         threads=threads,
+        format=format,
         timeout=timeout,
     )
-    plan = make_plan(pipeline, plugins, skip, options or {}, check, on_failure, said)
+    plan = make_plan(pipeline, plugins, skip, options or {}, check, on_failure, said, session)
+    find_witnesses(plan.options.runtimes)
     with open_job("run", model, plan, gate, memory=memory, cache=cache, instruments=instruments) as job:
         record = job.record
         try:
-            result = _healed(job) if plan.on_failure == "heal" else _run(job)
+            result = ready(job, _healed(job) if plan.on_failure == "heal" else _run(job))
         except SourceDiffers as error:
             result = refused_result(record, job.source, job.checker, job.path)
             record.seconds = time.perf_counter() - begin
@@ -124,7 +146,11 @@ def run(
             raise CheckFailed(result.failure.message, result, pass_name=result.failure.instance)
         if not result.ok:
             assert record.result is not None
-            loaded = record.result.as_loaded
+            loaded, found = record.result.as_loaded, record.result
+            witness = deciding_witness(found.verdict, found.witnesses)
+            if loaded.verdict != found.verdict and witness is not None:
+                said = f"{witness.verdict} in {witness.runtime}"
+                raise CheckFailed(f"The result is {said}: {witness.reason}", result)
             raise CheckFailed(f"The result is {loaded.verdict} as it is loaded: {loaded.reason}", result)
         return result
 
@@ -171,11 +197,13 @@ def diagnose(
     seed: int | None = None,
     samples: int | None = None,
     special: bool = False,
-    reference: str | Path | None = None,
+    reference: str | Path | LiveReference | None = None,
+    pixels: str | None = None,
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
     threads: int | None = None,
+    session: SessionSource | None = None,
     timeout: float | None = None,
     memory: int | None = None,
     cache: bool = True,
@@ -198,10 +226,15 @@ def diagnose(
         samples: How many feeds to draw.
         special: Whether to draw one more, with NaN and infinities.
         reference: What the source itself is checked against first.
+        pixels: How the pixels of images become numbers.
         atol: Absolute tolerance.
         rtol: Relative tolerance.
         provider: The execution provider.
         threads: Threads of a session.
+        session: What the result will be loaded with, as settings by name (``{"inter-threads": 2}``) and
+            session entries by key, or as `graphopt.SessionSettings`: it is checked so, and `Result.session`
+            and the file beside the saved model carry it.
+        format: What the result will be saved as; ``"ort"`` for ORT format, which is checked as loaded then.
         timeout: Seconds that one pass may take in its worker process.
         memory: Bytes that a worker process may use.
         cache: Whether results of tools are kept on disk.
@@ -222,6 +255,7 @@ def diagnose(
         samples=samples,
         special=special,
         reference=reference,
+        pixels=pixels,
         atol=atol,
         rtol=rtol,
         provider=provider,
@@ -232,7 +266,9 @@ def diagnose(
         raise BadInput("Give either a pipeline or a model to diagnose against, not both.")
     folder = None if repro is None else empty_folder(Path(repro))
     plain = f"{RUNTIME_PASS}{{level=all}}"
-    plan = make_plan(plain if pipeline is None else pipeline, plugins, skip, options or {}, None, None, said)
+    plan = make_plan(
+        plain if pipeline is None else pipeline, plugins, skip, options or {}, None, None, said, session
+    )
     with open_job("diagnose", model, plan, gate, memory=memory, cache=cache) as job:
         if against is not None:
             found = job.compare(against, folder, tell)
@@ -254,18 +290,25 @@ def diagnose(
 
 
 def check(
-    a: str | Path | Model,
-    b: str | Path | Model,
+    a: str | Path | Model | Exported,
+    b: str | Path | Model | Exported,
     options: CheckOptions | None = None,
 ) -> CheckReport:
     """Check model ``b`` against model ``a``: signature, numerics, and as loaded.
+
+    An exported model ``a`` that was not checked against its module yet is so first.
 
     Raises:
         BadInput: A file cannot be loaded, ``a`` does not run, or no feeds are found for it.
     """
     from graphopt.numerics.pair import check_models
 
-    return check_models(a, b, options)
+    options = options or CheckOptions()
+    if isinstance(a, Exported):
+        if a.report is None and options.reference is None:
+            options = replace(options, reference=a.reference)
+        a = a.path
+    return check_models(a, b.path if isinstance(b, Exported) else b, options)
 
 
 def diff(a: ModelSource, b: ModelSource) -> Diff:
@@ -274,7 +317,8 @@ def diff(a: ModelSource, b: ModelSource) -> Diff:
     Raises:
         BadInput: A file cannot be loaded.
     """
-    return structural_diff(Model.of(a).ir, Model.of(b).ir)
+    first, second = (model.path if isinstance(model, Exported) else model for model in (a, b))
+    return structural_diff(Model.of(first).ir, Model.of(second).ir)
 
 
 __all__ = [

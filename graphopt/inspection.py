@@ -12,7 +12,8 @@ from graphopt.model import Model
 from graphopt.numerics.feeding.feedplan import FeedPlan, NoFeeds
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.reference import establish
-from graphopt.numerics.runtime import CPU, Runtime
+from graphopt.numerics.runtime import Runtime
+from graphopt.pipeline.settings import CPU
 from graphopt.pipeline.worker import pool
 
 
@@ -140,11 +141,11 @@ def _feeds(model: Model, path: Path, options: CheckOptions) -> FeedReport:
     except NoFeeds as error:
         return _report(error.plan, origin, error=str(error))
     except BadInput as error:
-        if options.inputs or options.dims or options.provider != CPU:
+        if options.inputs or options.dims or options.settings.provider != CPU:
             raise  # it may be these that are wrong, and not the model
         return FeedReport(origin, str(error))
     runtime.close(reference.spec)
-    return _report(reference.plan, origin, notes=list(reference.notes))
+    return _report(reference.plan, reference.plan.origin(origin), notes=list(reference.notes))
 
 
 def _refused(plan: FeedPlan) -> list[dict[str, Any]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import onnx
 import onnx_ir as ir
 
+from graphopt.exported import Exported
 from graphopt.model import Model, paused_gc
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import Instrument
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from graphopt.diagnosis.stages import Stages
     from graphopt.numerics.trial import TrialChecker
 
-ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Model"
+ModelSource: TypeAlias = "str | Path | Exported | onnx.ModelProto | ir.Model | Model"
 RUNTIME_PASS = "ort"
 """The name of the pass that does what the runtime does when it loads a file."""
 
@@ -70,7 +71,7 @@ class Job:
         from graphopt.diagnosis.stages import Stages
 
         assert self.checker is not None, "a search needs the check"
-        loader = self.plan.registry.get(RUNTIME_PASS)(**{"level": "all"})
+        loader = self.plan.registry.get(RUNTIME_PASS)(**{"level": self.plan.options.settings.level or "all"})
         assert isinstance(loader, OpaquePass)
         return Stages(
             Pipeline() if plain else self.plan.pipeline,
@@ -127,15 +128,17 @@ def open_job(
     Raises:
         BadInput: The model cannot be loaded.
     """
-    tools = Toolbox(
-        cache=DiskCache() if cache else None,
-        timeout=plan.options.timeout,
-        memory=memory,
-        setup=plan.setup,
-    )
+    if isinstance(model, Exported):
+        plan, model = _of_export(plan, model), model.path
     origin = _origin(model)
     path = Path(model) if isinstance(model, str | Path) else None
     with ExitStack() as stack:
+        tools = Toolbox(
+            cache=DiskCache() if cache else None,
+            timeout=plan.options.timeout,
+            memory=memory,
+            setup=plan.setup,
+        )
         stack.enter_context(paused_gc())
         checker: TrialChecker | None = None
         if plan.check != "off":
@@ -143,6 +146,20 @@ def open_job(
             from graphopt.numerics.trial import TrialChecker
 
             checker = stack.enter_context(TrialChecker(plan.options, path=path, cache=tools.cache))
+        steps = [item.step for item in plan.pipeline.steps()]
+        if any(isinstance(step, OpaquePass) and step.wants_feeds for step in steps):
+            from graphopt.numerics.calibrating import with_feeds
+            from graphopt.numerics.trial import TrialChecker
+
+            @functools.cache
+            def started() -> TrialChecker:
+                if checker is not None:
+                    return checker
+                own = stack.enter_context(TrialChecker(plan.options, path=path, cache=tools.cache))
+                own.start(origin(), steps)
+                return own
+
+            tools = stack.enter_context(with_feeds(tools, steps, origin, started))
         source = origin()
         yield Job(
             plan,
@@ -157,7 +174,16 @@ def open_job(
         )
 
 
-def _origin(model: ModelSource) -> Callable[[], Model]:
+def _of_export(plan: Plan, model: Exported) -> Plan:
+    """The plan with the check against PyTorch, where an exported model had none yet."""
+    if model.note:
+        return replace(plan, notes=(*plan.notes, model.note))
+    if model.reference is None or plan.check == "off" or plan.options.reference is not None:
+        return plan
+    return replace(plan, options=replace(plan.options, reference=model.reference))
+
+
+def _origin(model: str | Path | onnx.ModelProto | ir.Model | Model) -> Callable[[], Model]:
     if isinstance(model, str | Path):
         return functools.partial(Model.load, model)
     if isinstance(model, onnx.ModelProto):

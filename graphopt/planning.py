@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from graphopt.errors import BadInput
-from graphopt.numerics.options import CheckOptions
+from graphopt.numerics.options import CheckOptions, LiveReference
 from graphopt.pipeline.files import CheckSettings, read_pipeline
 from graphopt.pipeline.registry import Registry
+from graphopt.pipeline.settings import SessionSettings, SessionSource
 from graphopt.pipeline.spec import Pipeline, validate_skips
 from graphopt.rewrite.gate import Gate, Skip
 from graphopt.rewrite.passes import OpaquePass, Pass
@@ -32,7 +33,6 @@ class Plan:
         on_failure: What to do when a pass fails or breaks the model.
         setup: Plugin files, as (module name, path).
         notes: Sentences for the record.
-        session: Session entries that the result is loaded with.
         registry: Where the names of passes were looked up.
     """
 
@@ -43,8 +43,12 @@ class Plan:
     on_failure: Policy
     setup: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
-    session: Mapping[str, str] = field(default_factory=dict[str, str])
     registry: Registry = field(default_factory=Registry)
+
+    @property
+    def session(self) -> dict[str, str]:
+        """Session entries that the result is loaded with."""
+        return self.options.settings.needed
 
     def gate(self, base: Gate | None = None) -> Gate:
         """The gate that leaves out what the caller and ``base`` leave out."""
@@ -60,6 +64,7 @@ def make_plan(
     check: CheckMode | None,
     on_failure: Policy | None,
     said: Mapping[str, Any],
+    session: SessionSource | None = None,
 ) -> Plan:
     """Make the plan of a run.
 
@@ -71,6 +76,7 @@ def make_plan(
         check: When to check; None for what the file says, else after every pass.
         on_failure: The policy; None for what the file says, else ``stop``.
         said: Fields of `CheckOptions` by name, None for what was not said.
+        session: Settings of the session that loads the result, over those of the file.
 
     Raises:
         BadInput: Something of it cannot be used.
@@ -88,14 +94,15 @@ def make_plan(
         raise BadInput("Healing needs the check, which tells what is wrong: leave out --check off.")
     if mode == "off" and said["reference"] is not None:
         raise BadInput("A reference needs the check: leave out --reference, or --check off.")
+    if mode == "off" and said["runtimes"]:
+        raise BadInput("Other runtimes are part of the check: leave out --runtime, or --check off.")
     merged = CheckOptions(
         **{**_of_file(settings), **{k: v for k, v in said.items() if v is not None}},
+        session=SessionSettings.of(session or {}, found.session),
         every_rewrite=mode == "rewrite",
     )
     notes = _idle_plugins(registry, steps, pipeline)
-    return Plan(
-        steps, tuple(skips), merged, mode, policy, registry.plugin_files(), notes, found.session, registry
-    )
+    return Plan(steps, tuple(skips), merged, mode, policy, registry.plugin_files(), notes, registry)
 
 
 def settings_of(
@@ -103,7 +110,8 @@ def settings_of(
     inputs: Sequence[str | Path],
     dims: Mapping[str, int] | None,
     special: bool,
-    reference: str | Path | None,
+    reference: str | Path | LiveReference | None,
+    runtimes: Sequence[str] = (),
     **others: Any,
 ) -> dict[str, Any]:
     """Fields of `CheckOptions` as a caller gave them; None for what a file may say instead."""
@@ -111,7 +119,8 @@ def settings_of(
         "inputs": tuple(inputs) or None,
         "dims": dict(dims) if dims else None,
         "special": special or None,
-        "reference": None if reference is None else str(reference),
+        "reference": str(reference) if isinstance(reference, Path) else reference,
+        "runtimes": tuple(runtimes) or None,
         **others,
     }
 
@@ -149,6 +158,8 @@ def _of_file(settings: CheckSettings) -> dict[str, Any]:
         "samples": settings.samples,
         "special": settings.special,
         "reference": settings.reference,
+        "pixels": settings.pixels,
+        "runtimes": settings.runtime,
         "atol": settings.atol,
         "rtol": settings.rtol,
         "provider": settings.provider,

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
-import json
 import platform
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from graphopt import __version__
-from graphopt.errors import GraphoptError
+from graphopt.deployment.portability import ties_of
+from graphopt.deployment.sessionfile import session_file, write_session_file
+from graphopt.errors import BadInput, GraphoptError
 from graphopt.model import Model
+from graphopt.numerics.ortformat import SUFFIX, when_loaded
 from graphopt.pipeline.files import write_pipeline_file
 from graphopt.pipeline.manager import Failure, Outcome
 from graphopt.pipeline.pictures import record_pictures
+from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import Plan
 from graphopt.record.data import (
     AsLoaded,
     CheckEntry,
-    Portability,
     Record,
     ResultEntry,
     Source,
@@ -30,7 +35,7 @@ from graphopt.record.data import (
     worst,
 )
 from graphopt.rewrite.gate import Skip
-from graphopt.storage import SavedFile, sha256, write_text
+from graphopt.storage import SavedFile, check_target, sha256, write_content
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -39,8 +44,6 @@ if TYPE_CHECKING:
     from graphopt.numerics.loading import Loaded
 
 _PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy")
-_STANDARD = ("ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
-_BLOCKED = "com.microsoft.nchwc"
 
 
 @dataclass
@@ -54,6 +57,9 @@ class Result:
         dropped: The passes that were rolled back.
         healed: What was left out, under the policy ``heal``: the run with these skips needs no search.
         pipeline: The passes that were run.
+        made_with: The settings that it was checked with; in ORT format some of them act when it is made.
+        example: One set of feeds that it was checked on; empty without checks.
+        packed: The content of the file in ORT format, where that was asked for.
     """
 
     model: Model
@@ -62,6 +68,9 @@ class Result:
     dropped: tuple[Failure, ...] = ()
     healed: tuple[Skip, ...] = ()
     pipeline: Pipeline | None = None
+    made_with: SessionSettings = PLAIN
+    example: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    packed: bytes | None = None
     _source: Path | None = None
 
     @property
@@ -74,16 +83,28 @@ class Result:
         """Whether no check failed: the model may ship."""
         return self.failure is None and self.verdict not in ("broken", "does not run")
 
+    @property
+    def settings(self) -> SessionSettings:
+        """What the result was checked with, and must be loaded with."""
+        return self.made_with if self.packed is None else when_loaded(self.made_with)
+
     def save(self, path: str | Path) -> SavedFile:
         """Write the model, all of it or nothing, and note it in the record.
 
         Raises:
-            BadInput: See `graphopt.Model.save`.
+            BadInput: See `graphopt.Model.save`; or the suffix is that of another format than was checked.
             CheckFailed: A check failed; nothing is written.
         """
         if not self.ok:
             raise CheckFailed("The model is not saved: a check failed.", self)
-        saved = self.model.save(path, source=self._source)
+        self._check_suffix(Path(path))
+        if self.packed is None:
+            saved = self.model.save(path, source=self._source)
+        else:
+            check_target(Path(path), self.model.files)
+            write_content(Path(path), self.packed)
+            digest = hashlib.sha256(self.packed).hexdigest()
+            saved = SavedFile(Path(path).resolve(), len(self.packed), digest)
         if self.record.result is not None:
             self.record.result.path = str(path)
             self.record.result.sha256 = saved.sha256
@@ -91,22 +112,51 @@ class Result:
         self._save_beside(Path(path))
         return saved
 
+    def _check_suffix(self, path: Path) -> None:
+        asked = "ort" if path.suffix == SUFFIX else "onnx"
+        if asked != ("onnx" if self.packed is None else "ort"):
+            raise BadInput(
+                f"Cannot write {path}: this result was checked in another format; say format={asked!r} to"
+                " graphopt.run."
+            )
+
     def _save_beside(self, path: Path) -> None:
         """Write what the model needs to be loaded, and what makes it again, next to it."""
-        entries = self.record.result.session_config if self.record.result is not None else {}
-        if entries:
-            content = json.dumps({"session_config": entries}, indent=2)
-            write_text(session_file(path), content + "\n")
+        if self.settings != PLAIN:
+            write_session_file(path, self.settings)
         else:
             # One of an earlier run would be taken for that of this model.
             session_file(path).unlink(missing_ok=True)
         if self.record.culprits and self.pipeline is not None:
             lines = [f"What 'graphopt run --on-failure heal' found right for {self.record.source.path}."]
             for culprit in self.record.culprits:
-                members = " with ".join(map(str, culprit.members))
                 load = ", when it is loaded" if culprit.members[-1].at_load else ""
-                lines.append(f"Left out: {members} ({culprit.effect}{load})")
-            write_pipeline_file(pipeline_file(path), self.pipeline, self.healed, entries, "\n".join(lines))
+                lines.append(f"Left out: {culprit} ({culprit.effect}{load})")
+            write_pipeline_file(
+                pipeline_file(path), self.pipeline, self.healed, self.made_with, "\n".join(lines)
+            )
+
+    def bench_script(self, path: str | Path) -> None:
+        """Write a script that measures the saved model against the source, on any machine.
+
+        It needs onnxruntime from 1.17 on and numpy, and draws inputs as those that the model was checked on.
+
+        Args:
+            path: The script; it names the models relative to itself.
+
+        Raises:
+            BadInput: The model is not saved or was not checked, an input is of a type that numpy lacks, or
+                the script cannot be written.
+        """
+        from graphopt.deployment.benchscript import write_bench_script
+
+        saved = self.record.result.path if self.record.result is not None else None
+        if saved is None:
+            raise BadInput(f"Cannot write {path}: the model that it measures is not saved.")
+        if not self.example:
+            raise BadInput(f"Cannot write {path}: without the check there are no feeds to take after.")
+        source = self._source if _takes(self._source, self.example) else None
+        write_bench_script(Path(path), Path(saved), self.settings, self.example, source)
 
     def report(self, path: str | Path, command: str = "") -> None:
         """Write a report for people.
@@ -129,28 +179,48 @@ class Result:
         return html_of(self.record)
 
     def session(self, **options: Any) -> ort.InferenceSession:
-        """An ``onnxruntime.InferenceSession`` of the model, with the session entries that it needs.
+        """An ``onnxruntime.InferenceSession`` of the model, with the settings that it was checked with.
 
         Args:
-            options: As `graphopt.numerics.runtime.session` takes them: ``provider``, ``threads``, ...
+            options: Other settings by name, over these: ``provider``, ``threads``, ... as in
+                `graphopt.SessionSettings`.
+
+        Raises:
+            BadInput: A setting does not exist, or ONNX Runtime refuses the model.
         """
         from graphopt.numerics.runtime import session
 
-        entries = self.record.result.session_config if self.record.result is not None else {}
+        settings = SessionSettings.of(options, self.settings)
         with tempfile.TemporaryDirectory(prefix="graphopt-session-") as folder:
-            path = Path(folder) / "model.onnx"
-            self.model.write(path)
-            return session(path, config=entries, **options)
-
-
-def session_file(path: Path) -> Path:
-    """Where the session entries of a model are written that it must be loaded with."""
-    return path.with_name(f"{path.name}.session.json")
+            path = Path(folder) / ("model.onnx" if self.packed is None else f"model{SUFFIX}")
+            if self.packed is None:
+                self.model.write(path)
+            else:
+                path.write_bytes(self.packed)
+            return session(path, settings)
 
 
 def pipeline_file(path: Path) -> Path:
     """Where the pipeline is written that a healed run came to."""
     return path.with_name(f"{path.name}.pipeline.toml")
+
+
+def _takes(path: Path | None, feeds: Mapping[str, Any]) -> bool:
+    """Whether a model has inputs that these feeds fit, by name and as far as shapes are known."""
+    if path is None:
+        return False
+    inputs = Model.load(path).interface().inputs
+    if any(port.name not in feeds and not port.optional for port in inputs):
+        return False
+    shapes = {port.name: port.shape for port in inputs}
+    return all(name in shapes and _fits(np.shape(value), shapes[name]) for name, value in feeds.items())
+
+
+def _fits(shape: tuple[int, ...], declared: Sequence[object] | None) -> bool:
+    if declared is None:
+        return True
+    pairs = zip(shape, declared, strict=False)
+    return len(shape) == len(declared) and all(not isinstance(dim, int) or size == dim for size, dim in pairs)
 
 
 class CheckFailed(GraphoptError):
@@ -209,7 +279,12 @@ def finished_result(
     note_outcome(record, outcome)
     note_checker(record, checker)
     record.result = _result_entry(record, outcome, loaded.check)
+    if checker is None:
+        record.result.verdict = "not checked"
     record.result.session_config = dict(loaded.config)
+    if checker is not None:
+        found = record.result.witnesses = checker.witnesses(outcome.model, outcome.steps)
+        record.result.verdict = worst([record.result.verdict, *(witness.verdict for witness in found)])
     return Result(outcome.model, record, None, tuple(outcome.dropped), _source=path)
 
 
@@ -237,6 +312,7 @@ def note_checker(record: Record, checker: Checker | None) -> None:
 def _result_entry(record: Record, outcome: Outcome, loaded: AsLoaded) -> ResultEntry:
     model = outcome.model
     ops = model.op_counts()
+    portability, ties = ties_of(model)
     before = record.source.metadata
     kept = sum(1 for key, value in before.items() if model.ir.metadata_props.get(key) == value)
     return ResultEntry(
@@ -246,7 +322,8 @@ def _result_entry(record: Record, outcome: Outcome, loaded: AsLoaded) -> ResultE
         initializer_bytes=model.initializer_bytes(),
         verdict=worst([_last_verdict(outcome), loaded.verdict, *_doubt(record)]),
         as_loaded=loaded,
-        portability=_portability(model, ops),
+        portability=portability,
+        tied_to=ties,
         metadata_kept=kept,
         metadata_total=len(before),
         ops=ops,
@@ -270,12 +347,3 @@ def _last_verdict(outcome: Outcome) -> Verdict:
         return "identical"
     last: CheckEntry | None = standing[-1].check
     return "not checked" if last is None else last.verdict
-
-
-def _portability(model: Model, ops: Mapping[str, int]) -> Portability:
-    domains = {op.rpartition("::")[0] for op in ops}
-    if _BLOCKED in domains:
-        return "this cpu"
-    defined = {function.domain for function in model.ir.functions.values()}
-    foreign = {d for d in domains if d and d not in _STANDARD and d not in defined}
-    return "onnxruntime" if foreign else "any runtime"

@@ -203,11 +203,20 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         BadInput: The file cannot be written.
     """
+    write_content(path, text.encode())
+
+
+def write_content(path: Path, content: bytes) -> None:
+    """Write a file, all of it or nothing.
+
+    Raises:
+        BadInput: The file cannot be written.
+    """
     scratch: str | None = None
     try:
         handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
         os.chmod(scratch, 0o666 & ~_umask())
         os.replace(scratch, path)
     except OSError as error:

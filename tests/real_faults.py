@@ -31,12 +31,13 @@ class RealFault:
 
     Attributes:
         name: What goes wrong, in a few words.
-        tool: The optimizer: ``ort``, ``onnxslim``, ``onnxoptimizer``, ``onnxscript`` or ``onnxsim``.
+        tool: The optimizer: ``ort``, ``ort-transformers`` (as for a BERT), ``onnxslim``, ``onnxoptimizer``,
+            ``onnxscript`` or ``onnxsim``.
         culprits: Every minimal set of components that makes the model wrong, everything else switched off.
             With more than one set the model is right only once each has lost a component.
         effect: ``wrong values``, ``wrong shape``, ``wrong type``, ``does not run`` or ``crash``.
         source: Where it was reported, or ``found here``.
-        versions: The versions of the tool (for ``ort``, of onnxruntime) on which it was seen.
+        versions: The versions of the tool (for both of ONNX Runtime, of onnxruntime) on which it was seen.
         build: Makes the model.
         inside: Whether it happens inside a bigger model as well, for `graft`.
     """
@@ -141,6 +142,19 @@ _PADDED_CONV = _model(
     18,
     w=_normal(4, 3, 3, 3),
 )
+
+_ATTENTION = """g (float[2,4,8] x) => (float[2,4,8] y)
+        <float half={0.5}, int64[4] split={0, 0, 2, 4}, int64[3] join={0, 0, 8}> {
+    h = LayerNormalization<axis=-1>(x, gain, bias)
+    a = MatMul(h, wq)   b = Add(a, bias)   c = Reshape(b, split)   q = Transpose<perm=[0, 2, 1, 3]>(c)
+    d = MatMul(h, wk)   e = Add(d, bias)   f = Reshape(e, split)   k = Transpose<perm=[0, 2, 3, 1]>(f)
+    i = MatMul(h, wv)   j = Add(i, bias)   l = Reshape(j, split)   v = Transpose<perm=[0, 2, 1, 3]>(l)
+    scores = MatMul(q, k)                  scaled = Div(scores, half)
+    weights = Softmax<axis=-1>(scaled)     mixed = MatMul(weights, v)
+    back = Transpose<perm=[0, 2, 1, 3]>(mixed)   joined = Reshape(back, join)
+    out = MatMul(joined, wo)               shifted = Add(out, bias)
+    sum = Add(shifted, h)                  y = LayerNormalization<axis=-1>(sum, gain, bias)
+}"""
 
 FAULTS: tuple[RealFault, ...] = (
     RealFault(
@@ -775,6 +789,43 @@ FAULTS: tuple[RealFault, ...] = (
                 y = ScatterND<reduction="add">(x, rows, more)
             }""",
             18,
+        ),
+    ),
+    RealFault(
+        "scores divided by a half become attention by the root of the size of a head",
+        "ort-transformers",
+        _one("attention"),
+        "wrong values",
+        "found here",
+        _ORT,
+        _model(
+            _ATTENTION,
+            17,
+            gain=_positive(8),
+            bias=_normal(8),
+            wq=_normal(8, 8, seed=1),
+            wk=_normal(8, 8, seed=2),
+            wv=_normal(8, 8, seed=3),
+            wo=_normal(8, 8, seed=4),
+        ),
+    ),
+    RealFault(
+        "sum and norm lose the epsilon of 1e-5 that the operator has by default",
+        "ort-transformers",
+        _one("skip_layer_norm"),
+        "wrong values",
+        "found here",
+        _ORT,
+        _model(
+            """g (float[2,4,8] x, float[2,4,8] z) => (float[2,4,8] y) <float little={0.003}> {
+                a = Mul(x, little)
+                b = Mul(z, little)
+                sum = Add(a, b)
+                y = LayerNormalization<axis=-1>(sum, gain, bias)
+            }""",
+            17,
+            gain=_positive(8),
+            bias=_normal(8),
         ),
     ),
 )

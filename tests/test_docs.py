@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import graphopt
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

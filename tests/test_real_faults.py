@@ -51,9 +51,21 @@ def _components(tool: str) -> frozenset[str]:
             check=True,
         )
         return frozenset(listed.stdout.split())
+    if tool == "ort-transformers":
+        return frozenset(_flags()) - {"shape_inference"}
     from onnxscript import rewriter
 
     return frozenset(rule.name for rule in vars(rewriter)["_DEFAULT_REWRITE_RULES"] if rule.name)
+
+
+def _flags() -> dict[str, bool]:
+    from onnxruntime.transformers import optimizer
+
+    tool: Any = optimizer
+    flags: dict[str, Any] = vars(tool.FusionOptions("bert"))
+    return {
+        name.removeprefix("enable_"): on for name, on in flags.items() if name.startswith("enable_") and on
+    }
 
 
 def _optimized(tool: str, model: onnx.ModelProto, disabled: frozenset[str]) -> onnx.ModelProto:
@@ -77,6 +89,17 @@ def _optimized(tool: str, model: onnx.ModelProto, disabled: frozenset[str]) -> o
         import onnxsim
 
         return onnxsim.simplify(model, skipped_optimizers=sorted(disabled))[0]
+    if tool == "ort-transformers":
+        from onnxruntime.transformers import optimizer
+
+        fusing: Any = optimizer
+        options = fusing.FusionOptions("bert")
+        for name in disabled:
+            setattr(options, f"enable_{name}", False)
+        made: onnx.ModelProto = fusing.optimize_by_fusion(model, "bert", 0, 0, options).model
+        if not any(entry.domain == "com.microsoft" for entry in made.opset_import):
+            made.opset_import.add(domain="com.microsoft", version=1)
+        return made
     from onnxscript import rewriter
 
     rules = [rule for rule in vars(rewriter)["_DEFAULT_REWRITE_RULES"] if rule.name not in disabled]
@@ -182,7 +205,9 @@ def _effect(source: Answer, got: Answer) -> str:
 
 
 def _skip_unless_installed(fault: RealFault) -> None:
-    package = "onnxruntime" if fault.tool == "ort" else fault.tool
+    package = "onnxruntime" if fault.tool.startswith("ort") else fault.tool
+    if fault.tool == "ort-transformers":
+        pytest.importorskip("sympy")
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 import graphopt
 from graphopt.errors import BadInput
-from graphopt.export import enliven, export
+from graphopt.exporting.enliven import enliven
+from graphopt.exporting.yolo import export
 from graphopt.numerics.options import CheckOptions
 
 pytestmark = [pytest.mark.yolo, pytest.mark.filterwarnings("ignore")]  # Ultralytics and PyTorch warn a lot
@@ -89,7 +93,6 @@ def test_the_export_agrees_with_its_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "options", "says"),
     [
-        ("yolov8n.yaml", {"imgz": "320"}, "Unknown export option 'imgz', did you mean 'imgsz'"),
         ("nothing.pt", {}, "No such file"),
         ("model.bin", {}, "give a .pt or .yaml"),
     ],
@@ -100,3 +103,24 @@ def test_what_does_not_export_is_one_sentence(
     with pytest.raises(BadInput, match=says):
         export(source, tmp_path / "out.onnx", options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_everything_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The line of the tutorial, as a shell runs it."""
+    image = pytest.importorskip("PIL.Image")
+    page = (Path(__file__).parents[1] / "docs" / "tutorial-yolov8n.md").read_text(encoding="utf-8")
+    line = page.partition('title="everything.sh"\n')[2].partition("```")[0]
+    (tmp_path / "images").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        coarse = image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+        coarse.resize((320, 240), image.Resampling.BICUBIC).save(tmp_path / "images" / f"{number}.png")
+    script = f'graphopt() {{ "{sys.executable}" -m graphopt "$@"; }}; {line}'
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("The source agrees with torch:yolov8n.pt") == 3
+    table = done.stdout[done.stdout.index("ratio (95 %)") :]
+    for name in ("yolov8n.opt.onnx", "yolov8n.ort", "yolov8n.int8.onnx"):
+        assert name in table
+    assert (tmp_path / "yolov8n.int8.onnx").stat().st_size < (tmp_path / "yolov8n.onnx").stat().st_size / 3

@@ -21,12 +21,12 @@ def main(arguments: list[str] | None = None) -> None:
     # The process is about to end: what the cyclic collector would free goes with it, and its last
     # walk over a big graph would take longer than some passes.
     gc.disable()
-    code = run(sys.argv[1:] if arguments is None else arguments)
+    code = execute(sys.argv[1:] if arguments is None else arguments)
     gc.freeze()
     sys.exit(code)
 
 
-def run(arguments: list[str]) -> int:
+def execute(arguments: list[str]) -> int:
     """Run a command and return its exit code; errors go to stderr in one sentence."""
     from typer.exceptions import Abort, Exit, TyperException
 
@@ -58,6 +58,10 @@ def _usage(error: Exception, arguments: list[str]) -> str:
     if "unexpected extra argument" in text.lower() and looks_shell_split(arguments):
         hint = "It looks as if your shell split the pipeline text at a brace: put it in quotes."
         text = f"{text.rstrip('.')}. {hint}"
+    elif "unexpected extra argument" in text.lower() and "--inputs" in arguments:
+        text = (
+            f"{text.rstrip('.')}. If your shell spread a pattern, put it in quotes: --inputs 'FOLDER/*.jpg'."
+        )
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 

@@ -9,6 +9,7 @@ import typer
 import typer.main
 
 from graphopt import __version__
+from graphopt.cli.bench import bench
 from graphopt.cli.check import check
 from graphopt.cli.demo import demo
 from graphopt.cli.diagnose import diagnose
@@ -23,7 +24,7 @@ from graphopt.cli.run import run
 from graphopt.cli.view import view
 
 _GROUPS: tuple[tuple[str, tuple[Callable[..., Any], ...]], ...] = (
-    ("deploy", (run, export)),
+    ("deploy", (run, export, bench)),
     ("debug", (diagnose, check, diff, inspect)),
     ("authors", (passes, new_pass, fuzz)),
     ("other", (view, demo, doctor)),

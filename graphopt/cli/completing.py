@@ -35,6 +35,13 @@ def settings(incomplete: str) -> list[str]:
     return [f"{name}." for name in pass_names(incomplete)]
 
 
+def session_settings(incomplete: str) -> list[str]:
+    """Settings of a session, and its entries."""
+    from graphopt.pipeline.session_keys import KNOWN_ENTRIES, SETTINGS
+
+    return [f"{name}=" for name in (*SETTINGS, *sorted(KNOWN_ENTRIES)) if name.startswith(incomplete)]
+
+
 def _names(*groups: str) -> list[str]:
     from importlib.metadata import entry_points
 

@@ -19,7 +19,7 @@ def demo(
     from graphopt.api import diagnose, run
     from graphopt.cli import demo_pass
     from graphopt.cli.output import Progress, Telling, show, write_record
-    from graphopt.export import demo_model
+    from graphopt.exporting.yolo import demo_model
     from graphopt.record.diagnosed import diagnosis_report
     from graphopt.record.terminal import render
 

@@ -35,7 +35,9 @@ def diagnose(
     plugin: o.Plugins = None,
     skip: o.Skips = None,
     setting: o.Settings = None,
+    export: o.Exports = None,
     inputs: o.Inputs = None,
+    pixels: o.Pixels = None,
     dim: o.Dims = None,
     seed: o.Seed = None,
     samples: o.Samples = None,
@@ -45,6 +47,7 @@ def diagnose(
     rtol: o.Rtol = None,
     provider: o.Provider = None,
     threads: o.Threads = None,
+    session: o.Session = None,
     timeout: o.Timeout = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
@@ -59,18 +62,20 @@ def diagnose(
     from graphopt.api import diagnose as find
     from graphopt.cli.output import Telling, exported, print_diagnosis, typed, write_record
     from graphopt.model import paused_gc
+    from graphopt.pipeline.settings import parse_session
     from graphopt.pipeline.spec import parse_settings
     from graphopt.report import check_report_file, write_report
     from graphopt.storage import check_target
 
-    source = exported(model, quiet=quiet or json)
+    loaded = exported(model, export, quiet=quiet or json)
+    source = loaded.path
     if record is not None:
         check_target(record, {source.resolve()})
     if report is not None:
         check_report_file(report, {source.resolve()})
     with paused_gc(), Telling(off=quiet or json) as telling:
         found = find(
-            source,
+            loaded,
             pipeline,
             against=against,
             repro=repro,
@@ -78,6 +83,7 @@ def diagnose(
             skip=skip or (),
             options=parse_settings(setting or ()),
             inputs=inputs or (),
+            pixels=pixels,
             dims=o.sizes(dim),
             seed=seed,
             samples=samples,
@@ -87,11 +93,12 @@ def diagnose(
             rtol=o.tolerances(rtol, "--rtol"),
             provider=provider,
             threads=threads,
+            session=parse_session(session or ()),
             timeout=timeout,
             cache=not no_cache,
             tell=telling,
         )
-    heal = "" if against is not None else typed("run", model, pipeline, plugin, setting, inputs)
+    heal = "" if against is not None else typed("run", model, pipeline, plugin, setting, inputs, export)
     heal = heal and f"{heal} --on-failure heal"
     if record is not None:
         write_record(record, found.record, {source.resolve()})

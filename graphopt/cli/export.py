@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,24 +22,58 @@ def export(
         Path | None,
         typer.Option("-o", "--output", metavar="OUT", help="What to write (default: STEM.onnx)."),
     ] = None,
+    check: Annotated[
+        Literal["on", "off"],
+        typer.Option("--check", help="Compare with PyTorch on the same feeds, and write only what is right."),
+    ] = "on",
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE.pt", help="Save the random weights of a .yaml, too."),
+    ] = None,
+    inputs: o.Inputs = None,
+    dim: o.Dims = None,
+    samples: o.Samples = None,
+    atol: o.Atol = None,
+    rtol: o.Rtol = None,
+    json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> int:
-    """Export a model of Ultralytics to ONNX (needs the extra 'yolo').
+    """Export a model of Ultralytics to ONNX, and check it against PyTorch (needs the extra 'yolo').
 
     Example: graphopt export yolov8n.pt -o yolov8n.onnx imgsz=640 opset=18
     """
-    from graphopt.cli.output import show
-    from graphopt.errors import BadInput
-    from graphopt.export import export as export_model
-    from graphopt.record.terminal import size_text
+    import dataclasses
 
-    chosen: dict[str, str] = {}
-    for text in settings or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise BadInput(f"Cannot read the export option '{text}': write KEY=VALUE, such as imgsz=320.")
-        chosen[key] = value
-    done = export_model(source, output or Path(f"{source.stem}.onnx"), chosen)
-    if not quiet:
+    import msgspec
+
+    from graphopt.cli.output import show, show_json
+    from graphopt.exported import ExportDiffers
+    from graphopt.exporting.yolo import export as export_model
+    from graphopt.record.terminal import export_report, size_text
+
+    how = o.check_options(
+        inputs=tuple(inputs or ()) or None,
+        dims=o.sizes(dim) or None,
+        samples=samples,
+        atol=o.tolerances(atol, "--atol"),
+        rtol=o.tolerances(rtol, "--rtol"),
+    )
+    target = output or Path(f"{source.stem}.onnx")
+    try:
+        done = export_model(
+            source, target, o.export_settings(settings), weights=weights, check=check == "on" and how
+        )
+    except ExportDiffers as error:
+        if not quiet and not json:
+            show(export_report(error.report))
+        raise
+    if json:
+        report = None if done.report is None else msgspec.to_builtins(dataclasses.asdict(done.report))
+        show_json({"path": str(done.path), "origin": done.origin, "report": report})
+    elif not quiet:
         show(f"wrote {done.path}  {size_text(done.path.stat().st_size)}, {done.origin}")
-    return 0
+        if weights is not None:
+            show(f"wrote {weights}, its weights")
+        if done.report is not None:
+            show(export_report(done.report))
+    return 4 if done.report is not None and done.report.verdict in ("undecided", "not checked") else 0

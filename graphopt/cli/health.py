@@ -25,6 +25,7 @@ _EXTRAS = {
     "yolo": ("ultralytics", "torch"),
     "peers": ("onnxslim", "onnxoptimizer", "onnxscript"),
     "view": ("netron",),
+    "openvino": ("openvino",),
 }
 
 
@@ -44,7 +45,7 @@ def examine() -> list[Finding]:
         Finding("graphopt", True, f"{__version__} on Python {platform.python_version()}"),
         *_versions(),
         _try("worker process", _worker),
-        _try("session", _session),
+        *_abilities(),
         _try("onnxsim", _onnxsim),
         _try("passes", _passes),
         _cache(),
@@ -89,13 +90,14 @@ def _tiny() -> str:
     return '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
 
 
-def _session() -> str:
-    import onnx
-    import onnxruntime as ort
+def _abilities() -> Iterator[Finding]:
+    """What ONNX Runtime can do; nothing of it where it is missing, which `_versions` says."""
+    if not _version("onnxruntime", optional=False).ok:
+        return
+    from graphopt.numerics.abilities import examine as examine_runtime
 
-    model = onnx.parser.parse_model(_tiny())
-    ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return f"runs; providers {', '.join(ort.get_available_providers())}"
+    for found in examine_runtime():
+        yield Finding(f"onnxruntime: {found.name}", found.ok, found.detail, found.optional)
 
 
 def _onnxsim() -> str:

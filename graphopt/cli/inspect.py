@@ -7,7 +7,9 @@ from graphopt.cli import options as o
 
 def inspect(
     model: o.Model,
+    export: o.Exports = None,
     inputs: o.Inputs = None,
+    pixels: o.Pixels = None,
     dim: o.Dims = None,
     seed: o.Seed = None,
     samples: o.Samples = None,
@@ -27,13 +29,14 @@ def inspect(
 
     options = o.check_options(
         inputs=tuple(inputs or ()) or None,
+        pixels=pixels,
         dims=o.sizes(dim) or None,
         seed=seed,
         samples=samples,
         special=special or None,
         provider=provider,
     )
-    found = look(exported(model, quiet=json), options)
+    found = look(exported(model, export, quiet=json).path, options)
     if json:
         show_json(dataclasses.asdict(found))
     else:

@@ -55,6 +55,8 @@ def one(registry: Registry, name: str) -> tuple[Any, RenderableType]:
     if doc.text:
         parts.extend((Text(_plain(doc.text)), Text()))
     parts.append(Text(f"{doc.kind} · {doc.numerics} · opset {doc.min_opset} and up"))
+    if doc.example is not None:
+        parts.extend((Text("\nExample", style="bold"), Text(str(doc.example))))
     for title, body in doc.sections:
         parts.extend((Text(f"\n{title}", style="bold"), Text(_plain(body))))
     if doc.options:

@@ -54,7 +54,25 @@ Settings = Annotated[
 Inputs = Annotated[
     list[Path] | None,
     typer.Option(
-        "--inputs", metavar="PATH", help="Feeds: .npz, folder of .npy, ONNX test data set. Repeatable."
+        "--inputs",
+        metavar="PATH",
+        help="Feeds: .npz, folder of .npy, ONNX test data set, images or a folder of them. Repeatable.",
+    ),
+]
+Pixels = Annotated[
+    str | None,
+    typer.Option(
+        "--pixels",
+        metavar="unit|signed|imagenet|raw",
+        help="How images become numbers (default: as the model's metadata says, else from 0 to 1).",
+    ),
+]
+Exports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--export",
+        metavar="KEY=VALUE",
+        help="How to export a .pt or .yaml: Ultralytics' own options. Repeatable.",
     ),
 ]
 Dims = Annotated[
@@ -75,6 +93,14 @@ Reference = Annotated[
         help="Check the source itself first: against saved outputs of --inputs, or against PyTorch.",
     ),
 ]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="Check in another runtime, too: openvino, or reference (onnx's own, slow). Repeatable.",
+    ),
+]
 Atol = Annotated[
     list[str] | None,
     typer.Option(
@@ -90,6 +116,16 @@ Provider = Annotated[
     str | None, typer.Option("--provider", metavar="NAME", help="ONNX Runtime's execution provider.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of a session.")]
+Session = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--session",
+        metavar="KEY=VALUE",
+        help="How the result will be loaded, and is checked: a setting such as level, inter-threads, dims.N,"
+        " or a session entry. Repeatable.",
+        autocompletion=completing.session_settings,
+    ),
+]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time of a pass (default: 600).")
 ]
@@ -128,6 +164,21 @@ def as_typed(context: typer.Context) -> str:
         for item in value if isinstance(value, list | tuple) else [value]:
             words += [flag, str(item)] if flag else [str(item)]
     return shlex.join(words)
+
+
+def export_settings(texts: Sequence[str] | None) -> dict[str, str]:
+    """Read ``KEY=VALUE`` texts.
+
+    Raises:
+        BadInput: One is of another form.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise BadInput(f"Cannot read the export option '{text}': write KEY=VALUE, such as imgsz=320.")
+        found[key] = value
+    return found
 
 
 def sizes(texts: Sequence[str] | None) -> dict[str, int]:

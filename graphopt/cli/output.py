@@ -14,7 +14,10 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from graphopt.cli.options import export_settings
 from graphopt.diagnosis.diagnose import Diagnosis
+from graphopt.errors import BadInput
+from graphopt.exported import Exported
 from graphopt.model import Model
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.whynot import WhyNot
@@ -100,10 +103,12 @@ def typed(
     plugins: Sequence[str] | None,
     settings: Sequence[str] | None,
     inputs: Sequence[Path] | None,
+    exports: Sequence[str] | None = None,
 ) -> str:
     """What to type for another command on the same model and pipeline."""
     words = ["graphopt", command, str(model), *(["--pipeline", pipeline] if pipeline else [])]
-    for option, values in (("--plugin", plugins), ("--set", settings), ("--inputs", inputs)):
+    given = (("--export", exports), ("--plugin", plugins), ("--set", settings), ("--inputs", inputs))
+    for option, values in given:
         words += [word for value in values or () for word in (option, str(value))]
     return shlex.join(words)
 
@@ -126,22 +131,32 @@ def default_output(model: Path) -> Path:
     return model.with_name(f"{model.stem}.opt.onnx")
 
 
-def exported(model: Path, *, quiet: bool) -> Path:
-    """The .onnx file of a model; a .pt or .yaml is exported first, to STEM.onnx beside it.
+def exported(
+    model: Path, exports: Sequence[str] | None = None, *, quiet: bool, folder: Path | None = None
+) -> Exported:
+    """A model as an .onnx file; a .pt or .yaml is exported first, and can then be checked against PyTorch.
+
+    Args:
+        model: What was given.
+        exports: Export options, as ``KEY=VALUE``.
+        quiet: Whether to say nothing.
+        folder: Where to export to; beside ``model`` if left out.
 
     Raises:
-        BadInput: There is no such file, or it does not export.
+        BadInput: There is no such file, it does not export, or there are options and nothing to export.
     """
     if model.suffix not in (".pt", ".yaml", ".yml"):
         check_source(model)
-        return model
-    from graphopt.export import export
+        if exports:
+            raise BadInput(f"There is nothing to export: {model} is no .pt or .yaml, so leave out --export.")
+        return Exported(model, "")
+    from graphopt.exporting.yolo import open_export
 
-    target = model.with_suffix(".onnx")
-    done = export(model, target, {})
+    target = model.with_suffix(".onnx") if folder is None else folder / f"{model.stem}.onnx"
+    done, _ = open_export(model, target, export_settings(exports))
     if not quiet:
         sys.stderr.write(f"exported {done.path} from {done.origin}\n")
-    return done.path
+    return done
 
 
 class Telling:

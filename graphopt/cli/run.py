@@ -39,19 +39,31 @@ def run(
             help="When a pass breaks the model: stop (default), leave out the pass, or only what is guilty.",
         ),
     ] = None,
+    export: o.Exports = None,
     inputs: o.Inputs = None,
+    pixels: o.Pixels = None,
     dim: o.Dims = None,
     seed: o.Seed = None,
     samples: o.Samples = None,
     special: o.Special = False,
     reference: o.Reference = None,
+    runtime: o.Runtimes = None,
     atol: o.Atol = None,
     rtol: o.Rtol = None,
     provider: o.Provider = None,
     threads: o.Threads = None,
+    session: o.Session = None,
     timeout: o.Timeout = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
+    bench_script: Annotated[
+        Path | None,
+        typer.Option(
+            "--bench-script",
+            metavar="FILE.py",
+            help="Write a script that measures OUT against MODEL on any machine with onnxruntime and numpy.",
+        ),
+    ] = None,
     json: o.Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write the model.")] = False,
     show_all: Annotated[
@@ -86,12 +98,14 @@ def run(
         write_record,
     )
     from graphopt.model import paused_gc
+    from graphopt.pipeline.settings import parse_session
     from graphopt.pipeline.spec import parse_settings
     from graphopt.pipeline.whynot import WhyNot
     from graphopt.report import check_report_file
     from graphopt.storage import check_target
 
-    source = exported(model, quiet=quiet or json)
+    loaded = exported(model, export, quiet=quiet or json)
+    source = loaded.path
     target = output or default_output(model)
     if not dry_run:
         check_target(target, {source.resolve()})
@@ -99,11 +113,13 @@ def run(
         check_target(record, {source.resolve(), target.resolve()})
     if report is not None:
         check_report_file(report, {source.resolve(), target.resolve()})
+    if bench_script is not None:
+        _check_script(bench_script, {source.resolve(), target.resolve()}, dry_run=dry_run, check=check)
     asked = WhyNot(why_not or ())
     with paused_gc(), Progress(off=quiet or json) as progress:
         try:
             result = run_pipeline(
-                source,
+                loaded,
                 "default" if pipeline is None else pipeline,
                 plugins=plugin or (),
                 skip=skip or (),
@@ -111,15 +127,19 @@ def run(
                 check=check,
                 on_failure=on_failure,
                 inputs=inputs or (),
+                pixels=pixels,
                 dims=o.sizes(dim),
                 seed=seed,
                 samples=samples,
                 special=special,
                 reference=reference,
+                runtimes=runtime or (),
                 atol=o.tolerances(atol, "--atol"),
                 rtol=o.tolerances(rtol, "--rtol"),
                 provider=provider,
                 threads=threads,
+                format="ort" if target.suffix == ".ort" else "onnx",
+                session=parse_session(session or ()),
                 timeout=timeout,
                 cache=not no_cache,
                 instruments=[progress, asked],
@@ -130,6 +150,8 @@ def run(
                 check_report_file(report, result.model.files)
             if not dry_run:
                 result.save(target)
+                if bench_script is not None:
+                    result.bench_script(bench_script)
             failed = None
         except CheckFailed as error:
             result, failed = error.result, error
@@ -142,7 +164,7 @@ def run(
     if failed is not None:
         sys.stderr.write(f"graphopt: {failed}\n")
         if failed.pass_name:
-            searched = typed("diagnose", model, pipeline or "default", plugin, setting, inputs)
+            searched = typed("diagnose", model, pipeline or "default", plugin, setting, inputs, export)
             sys.stderr.write(
                 f"nothing was written; what in it is guilty: {searched}\n"
                 f"to go on without that: --on-failure heal; without the pass: --skip {failed.pass_name}\n"
@@ -151,3 +173,15 @@ def run(
     if result.dropped or result.record.culprits or needs_session(result.record):
         return _PARTIAL
     return _UNDECIDED if result.verdict == "undecided" else 0
+
+
+def _check_script(path: Path, kept: set[Path], *, dry_run: bool, check: str | None) -> None:
+    from graphopt.errors import BadInput
+    from graphopt.storage import check_target
+
+    if path.suffix != ".py":
+        raise BadInput(f"Cannot write {path}: give --bench-script the suffix .py.")
+    if dry_run or check == "off":
+        said = "--dry-run, which saves no model" if dry_run else "--check off, which finds no feeds"
+        raise BadInput(f"--bench-script does not go with {said}.")
+    check_target(path, kept)

@@ -25,7 +25,7 @@ def show_models(models: Sequence[Path], *, browse: bool) -> None:
         raise MissingExtra("Viewing a model needs netron: pip install 'graphopt[view]'.")
     import netron  # pyright: ignore[reportMissingImports]
 
-    for model in [exported(model, quiet=False) for model in models]:
+    for model in [exported(model, quiet=False).path for model in models]:
         host, port = netron.start(str(model), browse=browse)
         show_lines([f"{model}  http://{host}:{port}"])
     sys.stdout.flush()

@@ -20,8 +20,8 @@ from graphopt.diagnosis.trials import PipelineTrials, Tell
 from graphopt.model import Model
 from graphopt.numerics.effects import VALUES
 from graphopt.numerics.feeding.feeds import FeedSet
-from graphopt.numerics.runtime import with_disabled
 from graphopt.numerics.trial import Look, TrialChecker
+from graphopt.pipeline.settings import with_disabled
 from graphopt.pipeline.worker import Worker
 from graphopt.record.data import Cause, CheckEntry, CulpritEntry, Diverging, EvidenceEntry, Place
 from graphopt.rewrite.changes import Change
@@ -91,7 +91,7 @@ class Describer:
         after = self._write(trials.model_of(on), "after")
         look = trials.only_trial(on).look
         near: tuple[str, ...] = ()
-        entry.places = _sites(culprit, trials)
+        entry.places = [site_place(change) for change in changes_of(culprit, trials)]
         if before is not None and after is not None:
             near = self._compare(entry, look, before, after)
         elif entry.places:
@@ -207,8 +207,8 @@ def is_innocent(entry: CulpritEntry, look: Look) -> bool:
     return look.verdict == "undecided" or amplified
 
 
-def _sites(culprit: Culprit[Unit], trials: Trials) -> list[Place]:
-    """What the rewrites among a culprit's members did."""
+def changes_of(culprit: Culprit[Unit], trials: Trials) -> list[Change]:
+    """The rewrites among a culprit's members."""
     if isinstance(trials, LoadTrials):
         return []
     on = frozenset(culprit.needs) | frozenset(culprit.members)
@@ -216,10 +216,11 @@ def _sites(culprit: Culprit[Unit], trials: Trials) -> list[Place]:
     changes: dict[Unit, Change] = {}
     if outcome is not None:
         changes = {c.site.key: c for found in outcome.changes.values() for c in found}
-    return [_site_place(changes[unit]) for unit in culprit.members if unit in changes]
+    return [changes[unit] for unit in culprit.members if unit in changes]
 
 
-def _site_place(change: Change) -> Place:
+def site_place(change: Change) -> Place:
+    """What a rewrite did, as the record has it."""
     return Place(
         value=change.site.key.root,
         nodes_before=[image.name for image in change.removed],

@@ -66,7 +66,7 @@ def diagnose_pipeline(stages: Stages, record: Record, folder: Path | None) -> Di
         SourceDiffers: The source is not what the outside reference says.
     """
     found = stages.search()
-    full = found.passes.full
+    full = found.full
     assert full is not None
     assert full.outcome is not None
     record.passes = full.outcome.entries
@@ -117,7 +117,7 @@ def _told(found: Found, look: Look, stages: Stages, record: Record, folder: Path
                 place = folder if len(guilty) == 1 else folder / f"{number}"
                 stages.tell(f"the smallest model that shows {' with '.join(map(str, case.entry.members))}")
                 write_repro(case, stages, record, place)
-    record.culprits = [case.entry for case in guilty]
+    record.culprits = [ranking.entry() for ranking in found.rankings] + [case.entry for case in guilty]
     if look.failed:
         record.clean_without_culprits = found.clean
     verdict, reason = _verdict(found, look, guilty, innocent)
@@ -127,12 +127,17 @@ def _told(found: Found, look: Look, stages: Stages, record: Record, folder: Path
 def _verdict(
     found: Found, look: Look, guilty: Sequence[Case], innocent: Sequence[Case]
 ) -> tuple[Outcome, str]:
+    if found.rankings:
+        names = ", ".join(str(case.entry) for case in guilty)
+        more = f"; {names} breaks the model as well" if guilty else ""
+        lost = " ".join(ranking.entry().reason for ranking in found.rankings)
+        return "culprits", f"{lost.rstrip('.')}{more}."
     if guilty:
-        names = ", ".join(" with ".join(map(str, case.entry.members)) for case in guilty)
+        names = ", ".join(str(case.entry) for case in guilty)
         rest = "" if found.clean else f"; not all is found: {found.problem}"
         return "culprits", f"{names} {'breaks' if len(guilty) == 1 else 'break'} the model{rest}."
     if innocent:
-        names = ", ".join(" with ".join(map(str, case.entry.members)) for case in innocent)
+        names = ", ".join(str(case.entry) for case in innocent)
         return "undecided", f"No one is to blame for sure: {names} changes rounding. {look.reason}"
     if look.failed:
         return "unexplained", f"It is wrong, and no part that can be left out explains it: {found.problem}."

@@ -18,10 +18,11 @@ from graphopt.errors import GraphoptError
 from graphopt.model import Model
 from graphopt.numerics.effects import ENDED, failure_effect
 from graphopt.numerics.feeding.feeds import FeedSet
-from graphopt.numerics.runtime import Level, Runtime, SessionSpec
+from graphopt.numerics.runtime import Runtime, SessionSpec
 from graphopt.numerics.values import flatten
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.opaque import Toolbox
+from graphopt.pipeline.settings import Level
 from graphopt.pipeline.spec import Pipeline
 from graphopt.record.data import Effect
 from graphopt.rewrite.gate import Gate, Part, Unit

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graphopt.diagnosis.bisect import Culprit, Findings, search
 from graphopt.diagnosis.loading import LoadTrials
-from graphopt.diagnosis.trials import PipelineTrials, Tell, base_name, component_names
+from graphopt.diagnosis.ranking import Ranker, Ranking, overdone
+from graphopt.diagnosis.trials import PipelineTrials, Tell, Trial, base_name, component_names
 from graphopt.model import Model
 from graphopt.numerics.loading import RIGHT, Loaded, check_loaded, written
-from graphopt.numerics.runtime import with_disabled
 from graphopt.numerics.trial import TrialChecker
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import Origin, Outcome
 from graphopt.pipeline.opaque import Toolbox
+from graphopt.pipeline.settings import with_disabled
 from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import runtime_parts_off
 from graphopt.record.data import Member
@@ -36,6 +37,9 @@ class Found:
         loaded: The result as it is loaded, with the session entries that it needs.
         loading: The trials of loading it; None where it loads right.
         at_load: What they say.
+        rankings: Of each lossy pass that lost more than it may, its layers by the damage that they do; what
+            these leave out is off in all trials.
+        full: The first trial, with everything on.
     """
 
     outcome: Outcome
@@ -44,6 +48,13 @@ class Found:
     loaded: Loaded | None = None
     loading: LoadTrials | None = None
     at_load: Findings[Unit] = field(default_factory=Findings[Unit])
+    rankings: tuple[Ranking, ...] = ()
+    full: Trial | None = None
+
+    @property
+    def off(self) -> frozenset[Unit]:
+        """What is left out of the passes."""
+        return self.in_passes.off.union(part for ranking in self.rankings for part in ranking.off)
 
     @property
     def culprits(self) -> list[tuple[Culprit[Unit], PipelineTrials | LoadTrials]]:
@@ -63,7 +74,8 @@ class Found:
     @property
     def trials(self) -> int:
         """How many trials it took."""
-        return self.in_passes.trials + self.at_load.trials
+        ranked = sum(ranking.trials for ranking in self.rankings)
+        return self.in_passes.trials + self.at_load.trials + ranked
 
     @property
     def problem(self) -> str:
@@ -108,14 +120,36 @@ class Stages:
             BadInput: A pass refuses the model or an option.
             SourceDiffers: The source is not what the outside reference says.
         """
-        trials = PipelineTrials(
-            self.pipeline, self.gate, self.origin, self.checker, self.tools, self.instruments, self.tell
-        )
+        trials, rankings, full = self._ranked()
         findings = search(trials, limit=self.limit)
-        found = Found(trials.last_run(findings.off), trials, findings)
+        found = Found(trials.last_run(findings.off), trials, findings, rankings=rankings, full=full)
         if found.outcome.failure is None and findings.clean:
             self._load(found)
         return found
+
+    def _ranked(self) -> tuple[PipelineTrials, tuple[Ranking, ...], Trial]:
+        """Leave out of lossy passes the layers that make them lose more than they may.
+
+        There is no one culprit to search for among them, and what is behind such a pass can only be looked at
+        when it keeps to its loss.
+        """
+        gate, rankings, first = self.gate, list[Ranking](), None
+        while True:
+            trials = PipelineTrials(
+                self.pipeline, gate, self.origin, self.checker, self.tools, self.instruments, self.tell
+            )
+            trial = trials.without_trial(frozenset())
+            first = first or trial
+            instance = overdone(trial, trials)
+            if not instance or any(ranking.instance == instance for ranking in rankings):
+                return trials, tuple(rankings), first
+            ranking = Ranker(trials, instance, self.checker, self.tell).rank(trial.look)
+            rankings.append(ranking)
+            gate = replace(
+                gate,
+                components=gate.components | {(p.instance, p.component) for p in ranking.off if p.component},
+                passes=gate.passes | {part.instance for part in ranking.off if not part.component},
+            )
 
     def search_loading(self) -> Found:
         """Search what the runtime does when it loads the source itself.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from graphopt.diagnosis.bisect import Ran
-from graphopt.errors import BadInput, ToolFailed
+from graphopt.errors import BadInput, PassError, ToolFailed
 from graphopt.model import Model
 from graphopt.numerics.effects import failure_effect
 from graphopt.numerics.trial import Look, TrialChecker
@@ -119,6 +119,23 @@ class PipelineTrials:
         """The model that nothing but ``on`` makes; None where a pass fails."""
         outcome = self._manager(replace(self.base, only=on)).run(self.origin)
         return None if outcome.failure is not None else outcome.model
+
+    def step(self, instance: str) -> Pass:
+        """The pass of an instance."""
+        return self._steps[instance]
+
+    def before(self, instance: str) -> Outcome:
+        """The run of what comes before a pass.
+
+        Raises:
+            PassError: That fails, which it did not before.
+        """
+        order = list(self._steps)
+        later = frozenset(order[order.index(instance) :])
+        outcome = self._manager(replace(self.base, passes=self.base.passes | later)).run(self.origin)
+        if outcome.failure is not None:
+            raise PassError(outcome.failure.message, pass_name=outcome.failure.instance)
+        return outcome
 
     def last_run(self, off: frozenset[Unit]) -> Outcome:
         """The run without ``off``, which the checker stands at afterwards."""

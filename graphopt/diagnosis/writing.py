@@ -19,8 +19,8 @@ import onnx.printer
 
 from graphopt.diagnosis.trials import base_name
 from graphopt.errors import BadInput
-from graphopt.numerics.runtime import Level, with_disabled
 from graphopt.numerics.values import Array
+from graphopt.pipeline.settings import Level, with_disabled
 from graphopt.record.data import CulpritEntry, Record
 from graphopt.storage import write_text
 

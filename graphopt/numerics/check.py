@@ -12,17 +12,22 @@ from typing import TypeVar
 
 from graphopt.errors import SourceDiffers
 from graphopt.model import Model
+from graphopt.numerics.behind import Behind, merge
 from graphopt.numerics.compare import ATOL, RTOL
-from graphopt.numerics.feeding.sizes import shapes_of
+from graphopt.numerics.feeding.feeds import FeedSet
+from graphopt.numerics.feeding.sizes import Shape, shapes_of
 from graphopt.numerics.judge import Digests, Judge, Judgement, digests
-from graphopt.numerics.local.check import LocalChecker, LocalReport, note_sites
+from graphopt.numerics.local.check import LocalChecker, LocalReport, note_regions, note_sites
 from graphopt.numerics.local.evidence import weigh
+from graphopt.numerics.lossy import combined_loss
 from graphopt.numerics.options import CheckOptions, Tolerances
+from graphopt.numerics.ortformat import LEVEL, SUFFIX, pack, when_loaded
 from graphopt.numerics.outside import find_outside, judge_source
 from graphopt.numerics.reference import Reference, establish
 from graphopt.numerics.rounding.sampling import Sampler
 from graphopt.numerics.runtime import Runtime, SessionSpec, demand_provider
-from graphopt.numerics.signature import Promise, signature_faults
+from graphopt.numerics.signature import Promise, signature_faults, sizes_at_load
+from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.worker import Worker, pool
@@ -35,8 +40,9 @@ from graphopt.record.data import (
     SiteEntry,
     Tolerance,
     Verdict,
+    WitnessEntry,
 )
-from graphopt.rewrite.passes import Numerics, Pass, Signature
+from graphopt.rewrite.passes import Loss, Numerics, Pass, Signature
 
 FAILING: tuple[Verdict, ...] = ("broken", "does not run")
 _Self = TypeVar("_Self", bound="Checker")
@@ -57,6 +63,8 @@ class Checker:
 
     Attributes:
         outside: The source against the outside reference, from `start` on; None where there is none.
+        example: The first feed as the file that was loaded last takes it; None where it takes none.
+        packed: The file in ORT format that was checked last; None where none was asked for.
     """
 
     def __init__(
@@ -76,10 +84,13 @@ class Checker:
         self._scratch = Path(tempfile.mkdtemp(prefix="graphopt-check-"))
         self._begun: tuple[object, ...] | None = None
         self._promise: Promise | None = None
+        self._sizes: dict[str, int] = {}
         self._reference: Reference | None = None
         self._judge: Judge | None = None
         self._loaded: Judgement | None = None
         self.outside: ReferenceEntry | None = None
+        self.packed: Path | None = None
+        self.example: FeedSet | None = None
         self._outside_notes: Sequence[str] = ()
         self._digests: dict[tuple[str, ...], Digests] = {}
         self._written = 0
@@ -89,6 +100,9 @@ class Checker:
         self._source_path = Path()
         self._last: Digests = {}
         self._proven = True
+        # Of what the last lossy pass made, if there was one: what comes after it is judged against that.
+        self._behind: Behind | None = None
+        self._shapes: Mapping[str, Shape] = {}
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -119,7 +133,7 @@ class Checker:
         """The feeds as the record has them."""
         sets = self.reference.feeds
         seeds = {feed.seed for feed in sets if feed.distribution != "data"}
-        return Feeds(len(sets), sorted(seeds), self.options.origin)
+        return Feeds(len(sets), sorted(seeds), self.reference.plan.origin(self.options.origin))
 
     @property
     def tolerance(self) -> Tolerance:
@@ -162,11 +176,15 @@ class Checker:
         begun = (source.digest(), tuple(frozen.items()))
         path = self._path or self._scratch / "source.onnx"
         self._latest, self._source_path, self._proven = path, path, True
+        self._behind = None
         if begun == self._begun:
             self._digests = {(): self._digests[()]}
             self._last = self._digests[()]
             return
-        demand_provider(self.options.provider)
+        for provider in self.options.settings.providers:
+            demand_provider(provider)
+        self._sizes = sizes_at_load(source, self.options.settings)
+        frozen = {**frozen, **self._sizes}
         outside = find_outside(self.options)
         if self._path is None:
             source.write(path)
@@ -174,7 +192,9 @@ class Checker:
         self._promise = Promise.of(source)
         self._loaded = None
         self._reference = establish(source, path, self.options, self._runtime, frozen)
-        shapes = shapes_of({p.name: p.shape for p in self._promise.interface.inputs if p.shape is not None})
+        self._shapes = shapes = shapes_of(
+            {p.name: p.shape for p in self._promise.interface.inputs if p.shape is not None}
+        )
         atol, rtol = self.options.atol, self.options.rtol
         sampler = Sampler(self._reference, self._runtime, begun[0], self._cache)
         self._judge = Judge(self._reference, shapes, self._runtime, atol=atol, rtol=rtol, sampler=sampler)
@@ -202,13 +222,15 @@ class Checker:
         if faults:
             return CheckEntry("broken", time.perf_counter() - begin, reason=sentence(faults))
         spec = self._write(event.model)
-        judged = self._judge.judge(spec, changes, lossy=is_lossy(steps))
+        judged = self._judge.judge(spec, changes, lossy=is_lossy(steps), loss=combined_loss(steps))
         self._runtime.close(spec)
         before = self._digests.get(tuple(map(str, event.earlier)))
         self._digests[tuple(map(str, steps))] = judged.digests
         if event.step.numerics is Numerics.EXACT and before and not event.step.signature.changes:
             self._note_inexact(judged, before)
         proven = self._look_closer(event, judged, before, Path(spec.path))
+        if event.step.numerics is Numerics.LOSSY and judged.entry.verdict not in FAILING:
+            self._behind = self._stand_behind(event, judged, Path(spec.path), changes)
         self._move_on(Path(spec.path), judged, proven=proven)
         judged.entry.seconds = time.perf_counter() - begin
         return judged.entry
@@ -222,22 +244,54 @@ class Checker:
         same = before is not None and before == judged.digests
         if same and not self.options.every_rewrite:
             return self._proven
-        if judged.entry.verdict == "does not run" or event.step.signature.changes:
+        if judged.entry.verdict == "does not run":
             return False
         if event.step.numerics is Numerics.LOSSY:
-            return False
-        report = self._local.check(self._latest, path)
-        if event.changes:
-            note_sites(event.entry.sites, event.changes, report)
-        weigh(
-            judged.entry,
-            report,
-            opaque=not event.changes,
-            proven=self._proven,
-            quantized=self.reference.quantized,
-            where=_sites_at(report, event.entry.sites),
+            return True  # what is to be proven starts from what it made
+        behind, entry, quantized = self._behind, judged.entry, self.reference.quantized
+        if behind is not None:
+            entry = behind.compare(judged.outputs, signatures((*event.earlier, event.step)))
+            quantized = behind.judge.reference.quantized
+        proven = False
+        if not event.step.signature.changes:
+            report = self._local.check(self._latest, path)
+            if event.changes:
+                note_sites(event.entry.sites, event.changes, report)
+            note_regions(event.entry.regions, report)
+            weigh(
+                entry,
+                report,
+                opaque=not event.changes,
+                proven=self._proven,
+                quantized=quantized,
+                where=_sites_at(report, event.entry.sites),
+            )
+            proven = same or (self._proven and report.complete and not report.wrong)
+        if behind is not None:
+            merge(judged.entry, entry, behind.instance)
+        return proven
+
+    def _stand_behind(
+        self, event: PassEvent, judged: Judgement, path: Path, changes: Sequence[Signature]
+    ) -> Behind:
+        assert self._judge is not None
+        return Behind.of(
+            event.instance,
+            event.model,
+            judged,
+            path,
+            self._judge,
+            changes,
+            shapes=self._shapes,
+            runtime=self._runtime,
+            cache=self._cache,
+            tolerances=(self.options.atol, self.options.rtol),
         )
-        return same or (self._proven and report.complete and not report.wrong)
+
+    def feeds_after(self, steps: Sequence[Pass]) -> list[FeedSet]:
+        """The feeds as the model takes them after some passes; those it cannot take are left out."""
+        assert self._judge is not None, "start comes first"
+        return [feed for feed in self._judge.feeds(signatures(steps)) if feed is not None]
 
     def _move_on(self, path: Path, judged: Judgement, *, proven: bool) -> None:
         """Keep the file of the model that the next pass starts from: after a failure the one before."""
@@ -245,8 +299,44 @@ class Checker:
         if judged.entry.verdict not in FAILING:
             obsolete, self._latest = self._latest, path
             self._last, self._proven = judged.digests, proven
+        if self._behind is not None and obsolete == self._behind.path:
+            return
         if obsolete.is_relative_to(self._scratch) and obsolete.parent != self._scratch:
             shutil.rmtree(obsolete.parent, ignore_errors=True)
+
+    @property
+    def fixed_at_load(self) -> list[Signature]:
+        """The sizes that the session fixes when it loads a model."""
+        return [Signature(changes=True, dims=self._sizes)] if self._sizes else []
+
+    def loading(self, path: Path, config: Mapping[str, str] | None = None) -> SessionSpec:
+        """How a file is run as it will be loaded.
+
+        Args:
+            path: The file.
+            config: Session entries in place of those of the options.
+        """
+        settings = self.options.settings
+        if config is not None:
+            settings = replace(settings, config=tuple(config.items()), disabled=())
+        return SessionSpec.loading(
+            path.absolute(), settings, LEVEL if self.options.format == "ort" else "all"
+        )
+
+    def shipped(self, made: SessionSpec) -> SessionSpec:
+        """How a model is run in the format that is asked for.
+
+        Args:
+            made: How it is run as ONNX.
+
+        Raises:
+            BadInput: ONNX Runtime does not write it in that format.
+        """
+        if self.options.format == "onnx":
+            return made
+        self.packed = self._scratch / f"shipped{SUFFIX}"
+        pack(self._runtime, made, self.packed)
+        return SessionSpec.loading(self.packed, when_loaded(made))
 
     def as_loaded(
         self, path: str | Path, steps: Sequence[Pass] = (), config: Mapping[str, str] | None = None
@@ -256,58 +346,116 @@ class Checker:
         Args:
             path: The final file.
             steps: The passes that made it from the source.
-            config: Session entries that it is to be loaded with.
+            config: Session entries that it is to be loaded with; None for those of the options.
         """
-        return self._as_loaded(path, signatures(steps), tuple((config or {}).items()), lossy=is_lossy(steps))
+        return self._as_loaded(
+            path, signatures(steps), config, lossy=is_lossy(steps), loss=combined_loss(steps)
+        )
+
+    def witnesses(self, model: Model, steps: Sequence[Pass] = ()) -> list[WitnessEntry]:
+        """The verdict on a model in each other runtime that the options name.
+
+        Args:
+            model: The final model.
+            steps: The passes that made it from the source.
+        """
+        if not self.options.runtimes:
+            return []
+        spec = self._write(model)
+        return self._hear(Path(spec.path), signatures(steps), lossy=is_lossy(steps))
+
+    def _hear(self, path: Path, changes: Sequence[Signature], *, lossy: bool = False) -> list[WitnessEntry]:
+        from graphopt.numerics.witnesses.judging import Case
+
+        assert self._judge is not None
+        own = None
+        if lossy:
+            spec = replace(self.reference.spec, path=str(path.absolute()))
+            own = self._judge.judge(spec, changes, lossy=True, damage=False).outputs
+            own = own or (None,) * len(self.reference.feeds)
+            self._runtime.close(spec)
+        options = self.options
+        case = Case(
+            self._judge, self._source_path, path, changes, own, options.timeout, options.threads
+        )  # fmt: skip
+        return [case.hear(witness) for witness in find_witnesses(options.runtimes)]
 
     def _as_loaded(
         self,
         path: str | Path,
         changes: Sequence[Signature],
-        config: tuple[tuple[str, str], ...] = (),
+        config: Mapping[str, str] | None = None,
         *,
         lossy: bool,
+        loss: Loss | None = None,
     ) -> AsLoaded:
         assert self._judge is not None
         begin = time.perf_counter()
         if self._loaded is None:
-            self._loaded = self._judge.judge(replace(self.reference.spec, level="all"))
-        spec = SessionSpec(
-            str(Path(path).absolute()), "all", self.options.provider, self.options.threads, config
-        )
-        final = self._judge.judge(spec, changes, lossy=lossy)
+            # Without the entries: what these do to the source is asked for, and no fault of its own.
+            plain = self.loading(self._source_path, {})
+            self._loaded = self._judge.judge(plain, self.fixed_at_load, damage=False)
+            self._runtime.close(plain)
+        made = self.loading(Path(path), config)
+        spec = self.shipped(made)
+        changes = [*changes, *self.fixed_at_load]
+        self.example = self._judge.feed_for(changes)
+        final = self._judge.judge(spec, changes, lossy=lossy, loss=loss)
         self._runtime.close(spec)
-        if final.entry.verdict in OPEN and not lossy:
-            self._look_into_loading(final, spec, changes)
+        self._look_behind_loading(final, made, changes, lossy=lossy)
         verdict, reason = self._blame(final, self._loaded, changes)
         seconds = time.perf_counter() - begin
         made = final.outcome.create_seconds if final.entry.verdict != "does not run" else None
-        return AsLoaded(verdict, final.entry.outputs, seconds, reason, final.entry.local, made)
+        entry = final.entry
+        return AsLoaded(verdict, entry.outputs, seconds, reason, entry.local, made, entry.damage)
 
-    def _look_into_loading(self, final: Judgement, spec: SessionSpec, changes: Sequence[Signature]) -> None:
+    def _look_behind_loading(
+        self, final: Judgement, spec: SessionSpec, changes: Sequence[Signature], *, lossy: bool
+    ) -> None:
+        """Look closer at a file as it is loaded, behind a lossy pass against what that made."""
+        behind = self._behind if lossy else None
+        if behind is None:
+            if final.entry.verdict in OPEN and not lossy:
+                self._look_into_loading(final, spec, changes)
+        elif final.entry.verdict != "does not run":
+            later = replace(final, entry=behind.compare(final.outputs, changes))
+            if later.entry.verdict == "broken" or (
+                final.entry.verdict in OPEN and later.entry.verdict in OPEN
+            ):
+                self._look_into_loading(later, spec, changes, behind.judge)
+            merge(final.entry, later.entry, behind.instance)
+
+    def _look_into_loading(
+        self,
+        final: Judgement,
+        spec: SessionSpec,
+        changes: Sequence[Signature],
+        judge: Judge | None = None,
+    ) -> None:
         """Check each place that the runtime rewrites at load, where the outputs leave the verdict open.
 
         What level ``extended`` makes of the file is looked at place by place; that the layouts of level
-        ``all`` add nothing to it, by the outputs.
+        ``all`` add nothing to it, by the outputs. ``judge`` is that of the model that a lossy pass made.
         """
         assert self._judge is not None
-        if not self._proven or any(change.changes for change in changes):
+        standard = judge or self._judge
+        if not self._proven or any(change.changes for change in changes) or spec.level == "disable":
             return
         plain = replace(spec, level=self.reference.spec.level)
-        known = self._judge.judge(plain).digests == self._last
+        known = self._judge.judge(plain, damage=False).digests == self._last
         self._runtime.close(plain)
         if not known:
             return
-        fused = replace(spec, level="extended")
-        outputs = [run for run in self._judge.judge(fused).outputs if run is not None]
+        fused = spec if spec.level == "basic" else replace(spec, level="extended")
+        outputs = [run for run in self._judge.judge(fused, damage=False).outputs if run is not None]
         alike = bool(outputs) and not any(
-            output.verdict in OPEN for output in self._judge.baseline_of(outputs).compare(final.outputs)
+            output.verdict in OPEN for output in standard.baseline_of(outputs).compare(final.outputs)
         )
         target = self._scratch / "loading" / "model.onnx"
         target.parent.mkdir(exist_ok=True)
         if alike and not self._runtime.save(fused, target):
             report = self._local.check(Path(spec.path), target)
-            weigh(final.entry, report, opaque=True, proven=True, quantized=self.reference.quantized)
+            weigh(final.entry, report, opaque=True, proven=True, quantized=standard.reference.quantized)
         self._runtime.close(fused)
         shutil.rmtree(target.parent)
 

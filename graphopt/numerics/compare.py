@@ -18,13 +18,15 @@ import numpy as np
 
 from graphopt.errors import BadInput
 from graphopt.numerics.grading import explain, plain, text_of, worst_of
+from graphopt.numerics.kinds import KindErrors, Kinds
+from graphopt.numerics.lossy import demand
 from graphopt.numerics.options import Tolerances
 from graphopt.numerics.rounding.floor import NoiseFloor
 from graphopt.numerics.slices import Allowed, Leaf, Level, magnitude
 from graphopt.numerics.statistics import Tally
 from graphopt.numerics.values import Array, epsilon, flatten, is_float
 from graphopt.record.data import OutputCheck, Verdict
-from graphopt.rewrite.passes import Numerics
+from graphopt.rewrite.passes import Loss, Numerics
 
 ATOL = 1e-5
 """Default absolute tolerance, as a share of the slice's scale."""
@@ -105,6 +107,7 @@ class Baseline:
         self._levels: dict[str, list[list[Level | None]]] = {}
         self.axes: dict[str, int | None] = {}
         self._leaves: dict[str, list[list[Leaf]]] = {}
+        self._kinds: dict[str, Kinds | None] = {}
         for name in self.names:
             feeds_leaves = [flatten(feed[name]) for feed in outputs]
             axis = axes[name] if axes is not None else slice_axis(_tensors(feeds_leaves))
@@ -115,6 +118,7 @@ class Baseline:
                 [leaf if leaf.whole else replace(leaf, around=around) for leaf in leaves]
                 for leaves in prepared
             ]
+            self._kinds[name] = Kinds.of(self._leaves[name])
 
     @property
     def measured(self) -> NoiseFloor | None:
@@ -140,13 +144,18 @@ class Baseline:
         return self._levels[name][feed][index]
 
     def compare(
-        self, candidate: Sequence[Outputs | None], numerics: Numerics = Numerics.REASSOCIATES
+        self,
+        candidate: Sequence[Outputs | None],
+        numerics: Numerics = Numerics.REASSOCIATES,
+        loss: Loss | None = None,
     ) -> list[OutputCheck]:
         """Compare a candidate's outputs with the reference.
 
         Args:
             candidate: Its outputs on every feed, in order; None for a feed that it cannot take.
             numerics: What was promised of the candidate.
+            loss: What lossy passes may do to it; then this decides beyond the tolerance, and no noise floor
+                is asked for.
 
         Returns:
             One entry for each output of the reference. ``max_abs``, ``max_rel`` (over reference
@@ -156,18 +165,25 @@ class Baseline:
         tallies: list[Tally] = []
         entries: list[OutputCheck] = []
         for name in self.names:
-            tally = Tally()
-            entries.append(self._output(name, candidate, numerics, tally))
+            kinds = self._kinds[name]
+            tally = Tally(kinds=None if kinds is None else KindErrors(kinds))
+            entries.append(self._output(name, candidate, numerics, tally, loss))
             tallies.append(tally)
         _leave_open(entries, tallies, numerics)
         return entries
 
     def _output(
-        self, name: str, candidate: Sequence[Outputs | None], numerics: Numerics, tally: Tally
+        self,
+        name: str,
+        candidate: Sequence[Outputs | None],
+        numerics: Numerics,
+        tally: Tally,
+        loss: Loss | None,
     ) -> OutputCheck:
         if name in self._skip:
             return OutputCheck(name, "not checked", reason=self._skip[name])
         rows = enumerate(zip(self.feeds, self._leaves[name], candidate, strict=True))
+        pairs: list[tuple[Leaf, Array]] = []
         for row, (feed, leaves, outputs) in rows:
             if outputs is None:
                 continue
@@ -178,9 +194,14 @@ class Baseline:
                 return self._odd(name, feed, leaves, fault)
             for index, (leaf, (_, array)) in enumerate(zip(leaves, found, strict=True)):
                 if array is not None and leaf.array is not None:
-                    level = functools.partial(self._level, name, row, index)
+                    level = _no_level if loss else functools.partial(self._level, name, row, index)
                     tally.add(feed, leaf, array, self._tolerance(name, leaf.array), level)
+                    pairs.append((leaf, array))
         entry = _entry(name, self.axes[name], tally, numerics)
+        if loss is not None:
+            decided = entry.verdict != "broken"
+            demand(entry, loss, pairs, decided=decided, sorts=self._jumps and not self._quantized)
+            return entry
         if entry.floor is not None:
             return entry
         rounded = not tally.discrete and not tally.special and tally.share <= _STEPS
@@ -278,6 +299,10 @@ def _tensors(feeds: Sequence[Sequence[tuple[str, Array | None]]]) -> list[Array]
     return arrays
 
 
+def _no_level() -> None:
+    return None
+
+
 def _of(given: Tolerances, name: str) -> float | None:
     return given.get(name, given.get("")) if isinstance(given, Mapping) else given
 
@@ -329,6 +354,8 @@ def _entry(name: str, axis: int | None, tally: Tally, numerics: Numerics) -> Out
         entry.worst_index = list(at.index)
         entry.worst_slice = None if axis is None else at.index[axis]
         entry.expected, entry.actual = plain(at.expected), plain(at.actual)
+    if tally.kinds is not None and tally.runs:
+        entry.kinds = tally.kinds.entries()
     if tally.numeric:
         entry.max_abs, entry.max_rel = tally.max_abs, tally.max_rel
         entry.mean_abs = tally.sum_abs / tally.numeric

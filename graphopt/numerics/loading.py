@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt.model import Model
-from graphopt.numerics.runtime import with_disabled
 from graphopt.pipeline.manager import FAILING
+from graphopt.pipeline.settings import with_disabled
 from graphopt.record.data import AsLoaded, Verdict
 from graphopt.rewrite.passes import Pass
 

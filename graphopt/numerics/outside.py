@@ -6,7 +6,6 @@ candidate is: per slice, with the tolerance of the options and the source's nois
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import tempfile
 import time
@@ -23,13 +22,14 @@ from graphopt.numerics.compare import Baseline, Outputs
 from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.feeding.userdata import read_expected
 from graphopt.numerics.judge import Judge, summary
-from graphopt.numerics.options import CheckOptions, Tolerances
+from graphopt.numerics.metadata import literal
+from graphopt.numerics.options import CheckOptions, LiveReference, Tolerances
 from graphopt.numerics.pytorch import TorchRun
 from graphopt.numerics.reference import Reference
 from graphopt.numerics.rounding.floor import NoiseFloor
 from graphopt.numerics.runtime import Runtime
 from graphopt.numerics.values import Array, is_float
-from graphopt.pipeline.worker import Worker
+from graphopt.pipeline.worker import Reply, Worker
 from graphopt.record.data import ReferenceEntry
 
 _TORCH = "torch:"
@@ -45,14 +45,18 @@ class Outside:
     Attributes:
         path: The file or folder.
         torch: Whether it holds a module of PyTorch; else saved outputs.
+        live: A module that need not be loaded, in place of a file.
     """
 
     path: Path
     torch: bool
+    live: LiveReference | None = None
 
     @property
     def label(self) -> str:
         """What to call it in sentences."""
+        if self.live is not None:
+            return self.live.label
         return f"{_TORCH if self.torch else ''}{self.path.name}"
 
 
@@ -66,6 +70,8 @@ def find_outside(options: CheckOptions) -> Outside | None:
     text = options.reference
     if text is None:
         return None
+    if not isinstance(text, str):
+        return Outside(Path(text.label), torch=True, live=text)
     torch = text.startswith(_TORCH)
     path = Path(text.removeprefix(_TORCH)).expanduser()
     if torch and not path.is_file():
@@ -130,6 +136,11 @@ def judge_source(
     )
     entries = baseline.compare([reference.outputs[index] for index in kept])
     check = summary(entries, time.perf_counter() - begin)
+    check.damage = judge.damage(
+        [{**own, **(outputs or {})} for own, outputs in zip(reference.outputs, expected, strict=True)],
+        [own if outputs else None for own, outputs in zip(reference.outputs, expected, strict=True)],
+        entries,
+    )
     if check.verdict == "undecided":
         notes.append(f"Whether the source agrees with {outside.label} is undecided: {check.reason}")
     elif check.verdict != "broken":
@@ -150,12 +161,9 @@ def _floor_of(source: Baseline, outside: Baseline, kept: Sequence[int]) -> Noise
     floor = source.noise_floor()
     if floor is None or floor.void:
         return floor or NoiseFloor(void="It is not measured.")
-    outputs = {
-        name: [feeds[index] for index in kept]
-        for name, feeds in floor.outputs.items()
-        if name in outside.axes and outside.axes[name] == source.axes[name]
-    }
-    return replace(floor, outputs=outputs, samples=tuple(floor.samples[index] for index in kept))
+    part = floor.on(kept)
+    same = {name for name, axis in outside.axes.items() if axis == source.axes[name]}
+    return replace(part, outputs={name: feeds for name, feeds in part.outputs.items() if name in same})
 
 
 def _from_files(
@@ -231,23 +239,20 @@ def _as_typed(value: Array, own: Array) -> Array:
 def _from_torch(
     outside: Outside, source: Model, reference: Reference, options: CheckOptions
 ) -> tuple[list[Outputs | None], list[str]]:
-    inputs = [list(feed.arrays.values()) for feed in reference.feeds]
-    with tempfile.TemporaryDirectory(prefix="graphopt-torch-") as scratch, Worker() as worker:
-        reply = worker.call(
-            "graphopt.numerics.pytorch:run_torch",
-            *(str(outside.path), scratch, inputs, export_settings(source, inputs[0])),
-            timeout=options.timeout,
-        )
-    if isinstance(reply.exception, BadInput):
-        raise reply.exception
-    if reply.status != "ok":
-        raise BadInput(f"{outside.label} does not run: {(reply.error or reply.status).rstrip('.')}.")
-    runs: list[TorchRun] = reply.value
+    if outside.live is not None:
+        runs = outside.live.run([feed.arrays for feed in reference.feeds], options.timeout)
+    else:
+        runs = _run_file(outside, source, reference, options)
     running = [index for index, run in enumerate(runs) if not run.error]
     if not running:
         raise BadInput(f"{outside.label} does not run on what the model is fed: {runs[0].error.rstrip('.')}.")
     own = reference.outputs[running[0]]
-    places = _places(outside.label, runs[running[0]].outputs, own)
+    first = runs[running[0]].outputs
+    if outside.live is not None and len(first) == len(own):
+        # The model was made from it: what has another shape is wrong, and no other output.
+        places = list(range(len(own)))
+    else:
+        places = _places(outside.label, first, own)
     expected: list[Outputs | None] = [None] * len(runs)
     for index in running:
         found = runs[index].outputs
@@ -264,6 +269,30 @@ def _from_torch(
         if run.error
     ]
     return expected, notes
+
+
+def _run_file(outside: Outside, source: Model, reference: Reference, options: CheckOptions) -> list[TorchRun]:
+    inputs = [list(feed.arrays.values()) for feed in reference.feeds]
+    with tempfile.TemporaryDirectory(prefix="graphopt-torch-") as scratch, Worker() as worker:
+        reply = worker.call(
+            "graphopt.numerics.pytorch:run_torch",
+            *(str(outside.path), scratch, inputs, export_settings(source, inputs[0])),
+            timeout=options.timeout,
+        )
+    return answered(reply, outside.label)
+
+
+def answered(reply: Reply, label: str) -> list[TorchRun]:
+    """What a worker made of the feeds.
+
+    Raises:
+        BadInput: It ended otherwise.
+    """
+    if isinstance(reply.exception, BadInput):
+        raise reply.exception
+    if reply.status != "ok":
+        raise BadInput(f"{label} does not run: {(reply.error or reply.status).rstrip('.')}.")
+    return reply.value
 
 
 def _places(label: str, found: Sequence[Array], own: Outputs) -> list[int]:
@@ -306,22 +335,14 @@ def _shown(shapes: Sequence[Any]) -> str:
 def export_settings(source: Model, inputs: Sequence[Any]) -> dict[str, Any]:
     """The options that Ultralytics would export the source with, read from the metadata that it left."""
     metadata = source.ir.metadata_props
-    recorded = _literal(metadata.get("args", ""))
+    recorded = literal(metadata.get("args", ""))
     settings: dict[str, Any] = {"simplify": False}
     if isinstance(recorded, dict):
         settings |= {name: recorded[name] for name in _SETTINGS if recorded.get(name) is not None}
-    size = _literal(metadata.get("imgsz", ""))
+    size = literal(metadata.get("imgsz", ""))
     shape = inputs[0].shape if inputs and isinstance(inputs[0], np.ndarray) else ()
     if isinstance(size, list):
         settings["imgsz"] = size
     elif len(shape) == 4:
         settings["imgsz"] = [int(number) for number in shape[2:]]
     return settings
-
-
-def _literal(text: str) -> Any:
-    """What a text of metadata stands for; None where it is no literal."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return None

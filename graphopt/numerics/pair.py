@@ -12,9 +12,20 @@ from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.signature import loose_faults, metadata_faults
+from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.worker import Worker, pool
-from graphopt.record.data import AsLoaded, CheckEntry, Effect, Feeds, Tolerance, Verdict, worst
+from graphopt.record.data import (
+    AsLoaded,
+    CheckEntry,
+    Effect,
+    Feeds,
+    Tolerance,
+    Verdict,
+    WitnessEntry,
+    deciding_witness,
+    worst,
+)
 from graphopt.rewrite.passes import KEEPS, Signature
 
 
@@ -29,6 +40,7 @@ class PairChecker(Checker):
             candidate: The other one.
             path: The file of the other one, if it is unchanged since it was loaded.
         """
+        find_witnesses(self.options.runtimes)
         frozen = _narrowed(source, candidate)
         self._begin(source, frozen)
         assert self._judge is not None
@@ -64,13 +76,21 @@ class PairChecker(Checker):
             self._proven = entry.verdict not in OPEN
         loaded = self._as_loaded(spec.path, [change], lossy=False)
         self._runtime.close(spec)
+        witnesses = tuple(self._hear(Path(spec.path), [change]) if self.options.runtimes else ())
         verdict = worst([entry.verdict, loaded.verdict])
         reason = entry.reason if entry.verdict == verdict else f"As loaded: {loaded.reason}"
+        over_all = worst([verdict, *(witness.verdict for witness in witnesses)])
+        witness = deciding_witness(over_all, witnesses)
+        if over_all != verdict and witness is not None:
+            reason = f"In {witness.runtime}: {witness.reason}"
+        verdict = over_all
         if outside is not None and outside.verdict == "undecided" and verdict not in FAILING:
             verdict, reason = "undecided", f"Whether the source is right: {outside.reason}"
         notes = (*self.notes, *lost_notes)
         effect = judged_effect(judged, self.reference) if entry.verdict in FAILING else ""
-        return CheckReport(verdict, reason, (), entry, loaded, self.feeds, self.tolerance, notes, effect)
+        return CheckReport(
+            verdict, reason, (), entry, loaded, self.feeds, self.tolerance, notes, effect, witnesses
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +107,7 @@ class CheckReport:
         tolerance: What was allowed.
         notes: Sentences about the feeds, the reference, and metadata that is lost.
         effect: What is wrong with the second model, where it is.
+        witnesses: The second model in each other runtime that was asked.
     """
 
     verdict: Verdict
@@ -98,6 +119,7 @@ class CheckReport:
     tolerance: Tolerance
     notes: tuple[str, ...]
     effect: Effect = ""
+    witnesses: tuple[WitnessEntry, ...] = ()
 
 
 def check_models(

@@ -53,9 +53,13 @@ def run_torch(
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
     os.environ["YOLO_CONFIG_DIR"] = folder
     os.chdir(folder)
+    return run_module(_load(path, folder, settings).eval(), feeds)
+
+
+def run_module(module: Any, feeds: Sequence[Sequence[Any]]) -> list[TorchRun]:
+    """Run a module on feeds, in float32 where its weights or inputs are narrower: it is changed to that."""
     import torch
 
-    module = _load(path, folder, settings).eval()
     if any(p.dtype in (torch.float16, torch.bfloat16) for p in module.parameters()):
         module = module.float()
     with torch.no_grad():
@@ -65,10 +69,15 @@ def run_torch(
 def _run(module: Any, feed: Sequence[Any]) -> TorchRun:
     inputs = [_tensor(value) for value in feed]
     try:
-        return TorchRun([_array(tensor) for tensor in _tensors(module(*inputs))])
+        return TorchRun([as_array(tensor) for tensor in _tensors(module(*inputs))])
     except Exception as error:  # the code of a foreign module may raise anything; it is reported
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return TorchRun(error=f"{type(error).__name__}: {lines[0]}")
+        return TorchRun(error=told(error))
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _load(path: str, folder: str, settings: Mapping[str, Any]) -> Any:
@@ -143,7 +152,8 @@ def _tensor(value: Any) -> Any:
     return torch.from_numpy(np.array(array, order="C"))
 
 
-def _array(tensor: Any) -> Array:
+def as_array(tensor: Any) -> Array:
+    """A tensor as numpy has it: 16-bit floats as float32."""
     import torch
 
     if tensor.dtype in (torch.float16, torch.bfloat16):

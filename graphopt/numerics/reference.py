@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,13 @@ from graphopt.model import Model
 from graphopt.numerics.compare import Baseline, Outputs
 from graphopt.numerics.feeding.feeds import FeedPlan, FeedSet, Trial, find_feeds
 from graphopt.numerics.feeding.generate import DISTRIBUTIONS, Distribution
+from graphopt.numerics.feeding.images import ImageSetting
 from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.feeding.userdata import load_inputs
 from graphopt.numerics.options import CheckOptions
-from graphopt.numerics.runtime import Level, Opened, Runtime, SessionSpec
+from graphopt.numerics.runtime import Opened, Runtime, SessionSpec
 from graphopt.numerics.values import digest, epsilon, flatten, is_float, named_dtype, parts
+from graphopt.pipeline.settings import Level
 
 _QUANTIZERS = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
@@ -61,6 +63,7 @@ class Reference:
         grain: By output, the absolute steps in which its values come.
         steps: By output, the quantization step that it comes in.
         notes: Sentences about how the reference had to be computed.
+        metadata: The source's ``metadata_props``.
     """
 
     label: str
@@ -74,6 +77,7 @@ class Reference:
     grain: Mapping[str, float]
     steps: Mapping[str, float]
     notes: tuple[str, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def feeds(self) -> tuple[FeedSet, ...]:
@@ -125,6 +129,34 @@ def establish(
         grains(source.ir),
         quantization_steps(source.ir),
         (*notes, *plan.notes),
+        dict(source.ir.metadata_props),
+    )
+
+
+def derived(
+    source: Reference, model: Model, path: Path, feeds: Sequence[FeedSet], outputs: Sequence[Outputs]
+) -> Reference:
+    """A model that was made of the source as the reference for what is made of it.
+
+    Args:
+        source: The reference of the source.
+        model: The model.
+        path: Its file.
+        feeds: What it takes.
+        outputs: What it gave on them.
+    """
+    operators = {op.rpartition("::")[2] for op in model.op_counts()}
+    return replace(
+        source,
+        spec=replace(source.spec, path=str(path.absolute())),
+        plan=replace(source.plan, sets=tuple(feeds)),
+        outputs=tuple(outputs),
+        precision=coarsest(model.ir),
+        quantized=bool(operators & _QUANTIZERS),
+        jumps=bool(operators & (_QUANTIZERS | _SORTERS)),
+        grain=grains(model.ir),
+        steps=quantization_steps(model.ir),
+        notes=(),
     )
 
 
@@ -150,7 +182,7 @@ def coarsest(model: ir.Model) -> float:
 def _open(
     path: Path, options: CheckOptions, runtime: Runtime, label: str
 ) -> tuple[SessionSpec, Opened, list[str]]:
-    spec = SessionSpec(str(path), "disable", options.provider, options.threads)
+    spec = SessionSpec.loading(path, options.settings.plain())
     first: Opened | None = None
     for level in _LEVELS:
         opened = runtime.open(replace(spec, level=level))
@@ -179,12 +211,17 @@ def _plan(
     frozen: Mapping[str, int],
     seen: dict[str, dict[str, str]],
 ) -> FeedPlan:
-    given = tuple(load_inputs(options.inputs, specs)) if options.inputs else ()
+    told: list[str] = []
+    setting = ImageSetting(source.ir.metadata_props, {**options.dims, **frozen}, options.pixels)
+    given = tuple(load_inputs(options.inputs, specs, setting, told.append)) if options.inputs else ()
+    if options.pixels is not None and not told:
+        raise BadInput(f"--pixels {options.pixels} is about images, and --inputs has none.")
+    how = "; ".join(dict.fromkeys(told))
     turns: list[Distribution] = [DISTRIBUTIONS[i % len(DISTRIBUTIONS)] for i in range(options.sets)]
     if options.special:
         turns.append("special")
     if not turns:
-        return FeedPlan(given)
+        return FeedPlan(given, told=how)
 
     def attempt(feed: FeedSet) -> Trial:
         outcome = runtime.run(spec, [feed])
@@ -203,7 +240,7 @@ def _plan(
         frozen=frozen,
         distributions=turns,
     )
-    return replace(plan, sets=(*given, *plan.sets))
+    return replace(plan, sets=(*given, *plan.sets), told=how)
 
 
 def _finite(outputs: Outputs) -> float:

@@ -6,13 +6,16 @@ stay warm between calls (`graphopt.numerics.served`). `session` makes one in thi
 
 from __future__ import annotations
 
+import atexit
+import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from graphopt.errors import BadInput, GraphoptError
+from graphopt.pipeline.settings import Level, SessionSettings
 from graphopt.pipeline.worker import Reply, Worker, pool
 
 if TYPE_CHECKING:
@@ -20,11 +23,9 @@ if TYPE_CHECKING:
 
     from graphopt.numerics.feeding.feeds import FeedSet
 
-Level: TypeAlias = Literal["disable", "basic", "extended", "layout", "all"]
 Status: TypeAlias = Literal["ok", "does not run", "crashed", "timed out", "out of memory"]
 
-CPU = "CPUExecutionProvider"
-_LEVELS: dict[Level, str] = {
+LEVELS: dict[Level, str] = {
     "disable": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -32,41 +33,65 @@ _LEVELS: dict[Level, str] = {
     "all": "ORT_ENABLE_ALL",
 }
 _LONGEST = 400
-
-
-DISABLED_ENTRY = "optimization.disable_specified_optimizers"
-"""The session entry that switches parts of the optimizer off, their names joined by semicolons."""
-
-
-def with_disabled(config: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """Session entries that also switch off these parts of the runtime's optimizer."""
-    former = [name for name in config.get(DISABLED_ENTRY, "").split(";") if name]
-    joined = ";".join(dict.fromkeys([*former, *sorted(names)]))
-    return {**config, DISABLED_ENTRY: joined} if joined else dict(config)
+_FLUSHING = ("session.set_denormal_as_zero", "1")
+_OUTSIDE = "session.optimized_model_external_initializers"
+_ORT_FORMAT = "session.save_model_format"
 
 
 @dataclass(frozen=True, slots=True)
-class SessionSpec:
-    """Everything that decides how a session runs a model.
+class SessionSpec(SessionSettings):
+    """A model and the settings that it is run with; without any, as it is, not optimized.
 
     Attributes:
         path: The model file.
-        level: How far the runtime rewrites the model when it loads it; ``all`` is what
-            ``InferenceSession(path)`` does.
-        provider: The execution provider.
-        threads: Threads within an operator; None for one a core.
-        config: Session entries, as (key, value).
-        disabled: Graph transformers and rules to switch off.
-        dims: Sizes to fix symbolic dims to, as (name, size).
+        level: See `SessionSettings`.
     """
 
     path: str
-    level: Level = "disable"
-    provider: str = CPU
-    threads: int | None = None
-    config: tuple[tuple[str, str], ...] = ()
-    disabled: tuple[str, ...] = ()
-    dims: tuple[tuple[str, int], ...] = ()
+    level: Level = field(default="disable", kw_only=True)
+
+    @classmethod
+    def loading(cls, path: str | Path, settings: SessionSettings, level: Level = "all") -> SessionSpec:
+        """A model with given settings; where these do not name a level, it is ``level``."""
+        said: dict[str, Any] = {item.name: getattr(settings, item.name) for item in fields(SessionSettings)}
+        said["level"] = settings.level or level
+        return cls(str(path), **said)
+
+
+def session_options(settings: SessionSettings) -> Any:
+    """An ``onnxruntime.SessionOptions`` of settings: all but the providers, which a session is made with.
+
+    Raises:
+        BadInput: The level or a provider does not exist in this ONNX Runtime.
+    """
+    import onnxruntime as ort
+
+    for provider in settings.providers:
+        demand_provider(provider)
+    options = ort.SessionOptions()
+    if settings.level is not None:
+        level = getattr(ort.GraphOptimizationLevel, LEVELS[settings.level], None)
+        if level is None:
+            raise BadInput(
+                f"onnxruntime {ort.__version__} has no optimization level '{settings.level}':"
+                " use extended or all."
+            )
+        options.graph_optimization_level = level
+    if settings.threads is not None:
+        options.intra_op_num_threads = settings.threads
+    if settings.inter_threads is not None:
+        options.inter_op_num_threads = settings.inter_threads
+    if settings.execution == "parallel":
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    options.enable_mem_pattern = settings.memory_pattern
+    options.enable_cpu_mem_arena = settings.arena
+    for key, value in settings.entries.items():
+        options.add_session_config_entry(key, value)
+    for name, size in settings.dims:
+        options.add_free_dimension_override_by_name(name, size)
+    for name, size in settings.denotations:
+        options.add_free_dimension_override_by_denotation(name, size)
+    return options
 
 
 def make(spec: SessionSpec, save_to: str = "") -> ort.InferenceSession:
@@ -74,40 +99,31 @@ def make(spec: SessionSpec, save_to: str = "") -> ort.InferenceSession:
 
     Args:
         spec: The session.
-        save_to: A file to write the model to as the runtime has rewritten it, weights beside it.
+        save_to: A file to write the model to as the runtime has rewritten it: with the suffix ``.ort`` in
+            ORT format, else as ONNX with the weights beside it.
 
     Raises:
-        BadInput: The level or the provider does not exist in this ONNX Runtime.
+        BadInput: The level or a provider does not exist in this ONNX Runtime.
         Exception: Whatever ONNX Runtime raises for a model that it refuses; see `sentence`.
     """
     import onnxruntime as ort
 
-    level = getattr(ort.GraphOptimizationLevel, _LEVELS[spec.level], None)
-    if level is None:
-        raise BadInput(
-            f"onnxruntime {ort.__version__} has no optimization level '{spec.level}': use extended or all."
-        )
-    demand_provider(spec.provider)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
+    options = session_options(spec)
     options.log_severity_level = 3
-    if spec.threads is not None:
-        options.intra_op_num_threads = spec.threads
-    for key, value in spec.config:
-        options.add_session_config_entry(key, value)
     if save_to:
         options.optimized_model_filepath = save_to
-        prefix = "session.optimized_model_external_initializers"
-        options.add_session_config_entry(f"{prefix}_file_name", f"{Path(save_to).name}.data")
-        options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
-    for name, size in spec.dims:
-        options.add_free_dimension_override_by_name(name, size)
-    return ort.InferenceSession(
-        spec.path,
-        options,
-        providers=[spec.provider],
-        disabled_optimizers=list(spec.disabled) or None,
-    )
+        if save_to.endswith(".ort"):
+            options.add_session_config_entry(_ORT_FORMAT, "ORT")
+        else:
+            options.add_session_config_entry(f"{_OUTSIDE}_file_name", f"{Path(save_to).name}.data")
+            options.add_session_config_entry(f"{_OUTSIDE}_min_size_in_bytes", "1024")
+    return ort.InferenceSession(spec.path, options, providers=provider_list(spec))
+
+
+def provider_list(settings: SessionSettings) -> list[str | tuple[str, dict[str, str]]]:
+    """The providers as ``InferenceSession`` takes them, with their options where there are any."""
+    found = ((name, settings.options_of(name)) for name in settings.providers)
+    return [(name, options) if options else name for name, options in found]
 
 
 def demand_provider(provider: str) -> None:
@@ -125,31 +141,18 @@ def demand_provider(provider: str) -> None:
         )
 
 
-def session(
-    path: str | Path,
-    *,
-    level: Level = "all",
-    provider: str = CPU,
-    threads: int | None = None,
-    config: Mapping[str, str] | None = None,
-    disabled: Sequence[str] = (),
-) -> ort.InferenceSession:
+def session(path: str | Path, settings: SessionSettings) -> ort.InferenceSession:
     """Make a session for a user, in this process.
 
     Args:
         path: The model file.
-        level: See `SessionSpec`; the default is that of ``InferenceSession(path)``.
-        provider: The execution provider.
-        threads: Threads within an operator; None for one a core.
-        config: Session entries.
-        disabled: Graph transformers and rules to switch off.
+        settings: How; the default level is that of ``InferenceSession(path)``.
 
     Raises:
-        BadInput: The provider does not exist, or ONNX Runtime refuses the model.
+        BadInput: A provider does not exist, or ONNX Runtime refuses the model.
     """
-    spec = SessionSpec(str(path), level, provider, threads, tuple((config or {}).items()), tuple(disabled))
     try:
-        return make(spec)
+        return make(SessionSpec.loading(path, settings))
     except GraphoptError:
         raise
     except Exception as error:
@@ -284,12 +287,18 @@ class Runtime:
         reply = self._call("save_session", spec, str(target))
         return "" if reply.status == "ok" else _failure(reply, "Saving the model", self._timeout)[1]
 
+    def block_size(self) -> int | None:
+        """How many channels a block of this CPU's layout of images has; None where it has no such layout."""
+        reply = self._call("block_size")
+        return reply.value if reply.status == "ok" else None
+
     def close(self, spec: SessionSpec) -> None:
         """Close the session of ``spec`` and free its memory, if it is warm."""
         self._call("close_session", spec)
 
     def _call(self, function: str, *arguments: object, runs: int = 1) -> Reply:
-        reply = self._worker().call(
+        flushing = any(isinstance(item, SessionSpec) and item.config.count(_FLUSHING) for item in arguments)
+        reply = (_flushing_worker() if flushing else self._worker()).call(
             f"graphopt.numerics.served:{function}",
             *arguments,
             timeout=None if self._timeout is None else self._timeout * runs,
@@ -298,6 +307,14 @@ class Runtime:
         if isinstance(reply.exception, BadInput):
             raise reply.exception
         return reply
+
+
+@functools.cache
+def _flushing_worker() -> Worker:
+    """A process for sessions that flush denormal numbers: the first one decides for its thread."""
+    worker = Worker()
+    atexit.register(worker.close)
+    return worker
 
 
 def _failure(reply: Reply, action: str, timeout: float | None) -> tuple[Status, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
@@ -13,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
+import onnx.parser
 import onnxruntime as ort
 
 from graphopt.errors import BadInput
@@ -104,6 +108,28 @@ def save_session(spec: SessionSpec, target: str) -> None:
     make(spec, target)
 
 
+@functools.cache
+def block_size() -> int | None:
+    """The channels in a block of this CPU's layout; None where it has none.
+
+    A Conv that gives 24 channels shows it: its weights are padded to whole blocks.
+    """
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 16, 8, 8] x) => (float[1, 24, 8, 8] y) { y = Conv(x, w) }"""
+    model = onnx.parser.parse_model(text)
+    weights = np.ones((24, 16, 1, 1), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    with tempfile.TemporaryDirectory(prefix="graphopt-block-") as folder:
+        source, target = Path(folder) / "conv.onnx", Path(folder) / "blocked.onnx"
+        onnx.save(model, source)
+        make(SessionSpec(str(source), level="all"), str(target))
+        made = onnx.load(target)
+    blocked = [node.input[1] for node in made.graph.node if node.op_type == "Conv" and node.domain]
+    width = next((w.dims[0] for w in made.graph.initializer if w.name in blocked), 0)
+    # The largest power of 2 in what 24 was padded to: 32 = 2 * 16 or 24 = 3 * 8.
+    return {32: 16, 24: 8}.get(width)
+
+
 def close_session(spec: SessionSpec) -> None:
     """Drop every session of the file of ``spec``, in whatever state."""
     for key in [key for key in _sessions if key[0] == spec]:
@@ -175,7 +201,7 @@ def _to_ort(value: Any, port: ValueSpec, keep: list[Array]) -> ort.OrtValue:
             f"The input {port} cannot be fed: beside inputs or outputs of a type that numpy lacks, "
             "onnxruntime's Python interface takes tensors of numbers only."
         )
-    array = np.ascontiguousarray(value)
+    array = np.asarray(value, order="C")  # ascontiguousarray makes a scalar a vector
     if not _is_foreign(port):
         keep.append(array)
         return ort.OrtValue.ortvalue_from_numpy(array)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from graphopt.errors import BadInput
 from graphopt.model import Interface, Model, Port
 from graphopt.numerics.feeding.sizes import resolve, shapes_of
+from graphopt.pipeline.settings import SessionSettings
 from graphopt.rewrite.passes import Signature
 
 
@@ -55,6 +57,29 @@ def signature_faults(source: Promise, candidate: Model, changes: Sequence[Signat
     faults.extend(_import_faults(candidate))
     faults.extend(metadata_faults(source, candidate))
     return faults
+
+
+def sizes_at_load(source: Model, settings: SessionSettings) -> dict[str, int]:
+    """The sizes that a session fixes dims of the inputs to when it loads the model, by dim or INPUT:AXIS.
+
+    Raises:
+        BadInput: No input has such a dim: ONNX Runtime would pass over it without a word.
+    """
+    inputs = [value for value in source.ir.graph.inputs if value.shape is not None]
+    names = {str(dim.value) for value in inputs for dim in value.shape or () if not isinstance(dim, int)}
+    denoted: dict[str, list[str]] = {}
+    for value in inputs:
+        for axis in range(len(value.shape or ())):
+            denotation = value.shape.get_denotation(axis) if value.shape is not None else None
+            if denotation:
+                denoted.setdefault(denotation, []).append(f"{value.name}:{axis}")
+    for kind, said, known in (("dim", settings.dims, names), ("denotation", settings.denotations, denoted)):
+        for name, _ in said:
+            if name not in known:
+                there = ", ".join(sorted(known)) or "none"
+                raise BadInput(f"A session cannot fix the {kind} '{name}': the model's inputs have {there}.")
+    places = {place: size for name, size in settings.denotations for place in denoted[name]}
+    return {**dict(settings.dims), **places}
 
 
 def loose_faults(source: Promise, candidate: Model) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.numerics.grading import Grader
+from graphopt.numerics.kinds import KindErrors
 from graphopt.numerics.slices import (
     Allowed,
     Leaf,
@@ -42,6 +43,7 @@ class Tally:
         share: The largest error of an element outside the tolerance, as a share of its slice's scale.
         cosine, sqnr_db: The lowest over the arrays.
         grader: What the noise floor says.
+        kinds: How far off each kind of slice is; None for an output that is no float.
     """
 
     fed: int = 0
@@ -66,6 +68,7 @@ class Tally:
     worst: Worst = field(default_factory=Worst)
     sample: list[Wide] = field(default_factory=list[Wide])
     grader: Grader = field(default_factory=Grader)
+    kinds: KindErrors | None = None
 
     def add(
         self,
@@ -140,9 +143,9 @@ class Tally:
             if disagree is not None:
                 ratio[disagree] = np.inf
                 self.special += int(np.count_nonzero(disagree))
+            high = error if disagree is None else np.where(disagree, np.inf, error)
+            np.maximum(errors[slices], high.max(axis=(0, 2)), out=errors[slices])
             if level is not None:
-                high = error if disagree is None else np.where(disagree, np.inf, error)
-                np.maximum(errors[slices], high.max(axis=(0, 2)), out=errors[slices])
                 np.maximum(ratios[slices], ratio.max(axis=(0, 2)), out=ratios[slices])
             flat = int(ratio.argmax())
             largest = float(ratio.flat[flat])
@@ -162,6 +165,8 @@ class Tally:
                     expected[index], actual[index],
                 )  # fmt: skip
         self._take(sums)
+        if self.kinds is not None:
+            self.kinds.add(leaf, errors, level)
         self.grader.add_floats(feed, leaf, actual, tolerance, level, errors, ratios)
 
     def _add_discrete(

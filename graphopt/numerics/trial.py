@@ -16,10 +16,14 @@ from graphopt.numerics.check import FAILING, OPEN, Checker, is_lossy, sentence, 
 from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.judge import Judgement
 from graphopt.numerics.local.evidence import may_be_rounding, weigh
-from graphopt.numerics.runtime import SessionSpec
+from graphopt.numerics.lossy import combined_loss
 from graphopt.numerics.signature import signature_faults
+from graphopt.pipeline.settings import with_disabled
 from graphopt.record.data import CheckEntry, Effect, Verdict
 from graphopt.rewrite.passes import Pass
+
+_MEASURED = 3
+"""On so many feeds are layers compared with each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,29 @@ class TrialChecker(Checker):
             return Look(True, signature_effect(faults[0]), sentence(faults))
         spec = self._write(model)
         lossy = is_lossy(steps)
-        judged = self._judge.judge(spec, changes, lossy=lossy)
+        judged = self._judge.judge(spec, changes, lossy=lossy, loss=combined_loss(steps), damage=False)
         try:
             return self._decided(judged, Path(spec.path), every_place, local=not lossy and not changes)
+        finally:
+            self._runtime.close(spec)
+            shutil.rmtree(Path(spec.path).parent, ignore_errors=True)
+
+    def noise(self, model: Model, steps: Sequence[Pass], feeds: int = _MEASURED) -> float:
+        """Measure how far the outputs of a model are off, for comparing layers with each other.
+
+        Args:
+            model: The model.
+            steps: The passes that changed it, in order.
+            feeds: On how many feeds at most.
+
+        Returns:
+            The largest ratio of error to signal in power of any output; infinite where it does not run or is
+            not finite on one side only.
+        """
+        assert self._judge is not None
+        spec = self._write(model)
+        try:
+            return self._judge.noise(spec, signatures(steps), feeds)
         finally:
             self._runtime.close(spec)
             shutil.rmtree(Path(spec.path).parent, ignore_errors=True)
@@ -92,16 +116,16 @@ class TrialChecker(Checker):
             steps: The passes that made it from the source.
         """
         assert self._judge is not None
-        spec = SessionSpec(
-            str(path.absolute()), "all", self.options.provider, self.options.threads,
-            tuple(config.items()), tuple(sorted(disabled)),
-        )  # fmt: skip
-        changes = signatures(steps)
-        judged = self._judge.judge(spec, changes, lossy=is_lossy(steps))
+        made = self.loading(path, with_disabled(config, disabled))
+        spec = self.shipped(made)
+        changes = [*signatures(steps), *self.fixed_at_load]
+        judged = self._judge.judge(
+            spec, changes, lossy=is_lossy(steps), loss=combined_loss(steps), damage=False
+        )
         wrong = judged.entry.verdict == "broken"
         try:
             if judged.entry.verdict in OPEN and self._open(judged) and not is_lossy(steps):
-                self._look_into_loading(judged, spec, changes)
+                self._look_into_loading(judged, made, changes)
             return self._told(judged, wrong)
         finally:
             self._runtime.close(spec)

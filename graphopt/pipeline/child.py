@@ -52,7 +52,7 @@ def _leave_terminal(output: str) -> None:
 def _answer(message: bytes) -> bytes:
     try:
         paths, setup, call = pickle.loads(message)
-        sys.path[:] = paths
+        _take_paths(paths)
         for name, path in setup:
             load_file(name, path)
         function, arguments = pickle.loads(call)
@@ -63,6 +63,17 @@ def _answer(message: bytes) -> bytes:
         return pickle.dumps(reply, protocol=5)
     except BaseException as error:
         return pickle.dumps(_failure(error), protocol=5)
+
+
+_given = list(sys.path)
+
+
+def _take_paths(paths: list[str]) -> None:
+    """Find modules where the caller does, and where packages that were imported here want to find theirs."""
+    # onnxruntime.transformers appends its own folder when it is imported, and needs it from then on.
+    added = [path for path in sys.path if path not in _given and path not in paths]
+    sys.path[:] = [*paths, *added]
+    _given[:] = paths
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

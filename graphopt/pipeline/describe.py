@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from graphopt.pipeline.grammar import render
 from graphopt.pipeline.options import options_of, type_text
@@ -16,6 +17,8 @@ from graphopt.rewrite.passes import Numerics, OpaquePass, Pass, RewritePass, Sur
 _SECTION = re.compile(r"^(?P<title>[A-Z][^:]*):$")
 _ITEM = re.compile(r"^(?P<name>\w+)(?: \([^)]*\))?: (?P<text>.*)$")
 _OPTION_SECTIONS = ("Attributes", "Args")
+_EXAMPLE, _SOURCE = "Example", "Source"
+_APART = (*_OPTION_SECTIONS, _EXAMPLE)
 _KINDS = (
     (RewritePass, "rewrites one site at a time"),
     (SurgeonPass, "edits the whole graph with GraphSurgeon"),
@@ -39,6 +42,23 @@ class OptionDoc:
 
 
 @dataclass(frozen=True, slots=True)
+class ExampleDoc:
+    """The section ``Example:`` of a docstring.
+
+    Attributes:
+        step: The pass with the options of the example, as a pipeline has it. A first line says so
+            (``fix-dims{batch=1}``) where the pass needs any.
+        model: The model before, as ONNX text. What the pass makes of it is nowhere written by hand.
+    """
+
+    step: str
+    model: str
+
+    def __str__(self) -> str:
+        return self.model if "{" not in self.step else f"{self.step}\n{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
 class PassDoc:
     """What there is to know about a pass.
 
@@ -50,8 +70,10 @@ class PassDoc:
         min_opset: The lowest default opset that it works on.
         roots: The operators where it may match; empty for a pass that changes the whole model.
         text: The paragraphs of the docstring after the first, before any section.
-        sections: Title and text of each section of the docstring, except those of the options.
+        sections: Title and text of each section of the docstring, except those of the options and of the
+            example.
         options: Its options.
+        example: A model that shows it at its best.
     """
 
     name: str
@@ -63,13 +85,14 @@ class PassDoc:
     text: str
     sections: tuple[tuple[str, str], ...]
     options: tuple[OptionDoc, ...]
+    example: ExampleDoc | None = None
 
 
 def describe(cls: type[Pass]) -> PassDoc:
     """What the class and its docstring say.
 
     An option is documented in the section ``Attributes:`` or ``Args:`` of the class's docstring, or by
-    ``field(metadata={"doc": ...})``.
+    ``field(metadata={"doc": ...})``. The section ``Example:`` is a model as ONNX text.
     """
     body, sections = _sections(_docstring(cls))
     documented = {
@@ -87,7 +110,7 @@ def describe(cls: type[Pass]) -> PassDoc:
         min_opset=cls.min_opset,
         roots=cls.roots if issubclass(cls, RewritePass) else (),
         text=text.strip(),
-        sections=tuple((title, content) for title, content in sections if title not in _OPTION_SECTIONS),
+        sections=tuple((title, content) for title, content in sections if title not in _APART),
         options=tuple(
             OptionDoc(
                 option.name,
@@ -97,7 +120,13 @@ def describe(cls: type[Pass]) -> PassDoc:
             )
             for option in options_of(cls).values()
         ),
+        example=next((_example(cls.name, text) for title, text in sections if title == _EXAMPLE), None),
     )
+
+
+def _example(name: str, text: str) -> ExampleDoc:
+    first, _, rest = text.partition("\n")
+    return ExampleDoc(first, rest) if first.startswith(f"{name}{{") else ExampleDoc(name, text)
 
 
 def _docstring(cls: type[Pass]) -> str:
@@ -143,15 +172,22 @@ def _joined(text: str) -> str:
     return " ".join(text.split())
 
 
-def render_reference(registry: Registry) -> str:
+def render_reference(registry: Registry, drawings: Mapping[str, str] = MappingProxyType({})) -> str:
     """The reference of all passes and pipelines, as Markdown.
 
     What does not load is left out: the caller looks at ``registry.problems`` afterwards.
+
+    Args:
+        registry: The passes and pipelines.
+        drawings: Of passes whose example is drawn, the drawing as Markdown.
     """
     classes, pipelines = registry.load_all(), load_pipelines(registry)
     owners = {entry.name: _package(entry) for entry in (*registry.passes(), *registry.pipelines())}
     parts = ["# Passes", _table(classes.values())]
-    parts += [_pass_section(describe(cls), owners[name]) for name, cls in sorted(classes.items())]
+    parts += [
+        _pass_section(describe(cls), owners[name], drawings.get(name, ""))
+        for name, cls in sorted(classes.items())
+    ]
     parts.append("# Pipelines")
     parts += [_pipeline_section(name, found, owners[name]) for name, found in sorted(pipelines.items())]
     return "\n\n".join(parts) + "\n"
@@ -170,21 +206,39 @@ def _table(classes: Iterable[type[Pass]]) -> str:
     return "\n".join(rows)
 
 
-def _pass_section(doc: PassDoc, owner: str) -> str:
+def _pass_section(doc: PassDoc, owner: str, drawing: str) -> str:
     facts = [f"From {owner}; {doc.kind}.", f"Numerics: {doc.numerics}."]
     if doc.roots and doc.roots != ("*",):
         facts.append(f"Looks at {', '.join(f'`{root}`' for root in doc.roots)}.")
     if doc.min_opset > 1:
         facts.append(f"Needs opset {doc.min_opset} or higher.")
-    parts = [f"## {doc.name}", doc.summary, " ".join(facts), doc.text]
-    parts += [f"**{title}.** {content}" for title, content in doc.sections]
-    if doc.options:
-        rows = ["| option | takes | default | |", "| --- | --- | --- | --- |"]
-        rows += [
-            f"| `{o.name}` | {_cell(o.type)} | `{_cell(o.default)}` | {_cell(o.doc)} |" for o in doc.options
-        ]
-        parts.append("\n".join(rows))
+    parts = [f"## {doc.name}", doc.summary, drawing, _example_block(doc), " ".join(facts), doc.text]
+    parts += [f"**{title}.** {content}" for title, content in doc.sections if title != _SOURCE]
+    parts.append(_options_table(doc.options))
+    parts += [f"**{title}.** {content}" for title, content in doc.sections if title == _SOURCE]
     return "\n\n".join(part for part in parts if part)
+
+
+def _example_block(doc: PassDoc) -> str:
+    if doc.example is None:
+        return ""
+    with_options = f", for `{doc.example.step}`" if doc.example.step != doc.name else ""
+    # GitHub takes Markdown between HTML tags as it is; the site needs to be told so.
+    return (
+        '<details markdown="1">\n'
+        "<summary>The example as ONNX text</summary>\n\n"
+        f"The model before{with_options}:\n\n"
+        f"```text\n{doc.example.model}\n```\n\n"
+        "</details>"
+    )
+
+
+def _options_table(options: Sequence[OptionDoc]) -> str:
+    if not options:
+        return ""
+    rows = ["| option | takes | default | |", "| --- | --- | --- | --- |"]
+    rows += [f"| `{o.name}` | {_cell(o.type)} | `{_cell(o.default)}` | {_cell(o.doc)} |" for o in options]
+    return "\n".join(rows)
 
 
 def _pipeline_section(name: str, pipeline: Pipeline, owner: str) -> str:

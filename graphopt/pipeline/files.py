@@ -10,7 +10,8 @@
     [check]                           # the command line's flags by name, which override it
     inputs = ["val/*.jpg"]            # relative to this file
     on-failure = "heal"
-    [session]                         # entries of the session that the result is loaded with
+    [session]                         # the session that the result is loaded with: settings and entries
+    threads = 4
     "optimization.disable_specified_optimizers" = "Pad_Fusion"
 """
 
@@ -28,9 +29,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from graphopt.errors import PipelineError
+from graphopt.errors import BadInput, PipelineError
 from graphopt.pipeline.names import did_you_mean, one_of
 from graphopt.pipeline.registry import Registry
+from graphopt.pipeline.settings import PLAIN, SessionSettings, is_known_entry
 from graphopt.pipeline.spec import Pipeline, Source, validate_skips
 from graphopt.pipeline.toml_lines import KeyPath, line_of, lines_of_keys
 from graphopt.rewrite.gate import Skip
@@ -57,6 +59,8 @@ class CheckSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
         atol: Absolute tolerance, of all outputs or by output.
         rtol: Relative tolerance, of all outputs or by output.
         reference: ``FILE.npz`` or ``torch:FILE.pt``, with an absolute path.
+        pixels: How pixels of images become numbers.
+        runtime: Other runtimes to look at the result in.
         provider: The ONNX Runtime execution provider.
         threads: Threads of a session.
         timeout: Seconds for a pass.
@@ -72,6 +76,8 @@ class CheckSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     atol: _Tolerance | dict[str, _Tolerance] | None = None
     rtol: _Tolerance | dict[str, _Tolerance] | None = None
     reference: str | None = None
+    pixels: str | None = None
+    runtime: tuple[str, ...] | None = None
     provider: str | None = None
     threads: _Count | None = None
     timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -86,14 +92,14 @@ class PipelineFile:
         skips: What is left out.
         check: The settings of the check.
         path: The file; None for a pipeline that came as a text or from Python.
-        session: Session entries that the result is loaded with.
+        session: The session that the result is loaded with.
     """
 
     pipeline: Pipeline
     skips: tuple[Skip, ...] = ()
     check: CheckSettings = field(default_factory=CheckSettings)
     path: Path | None = None
-    session: Mapping[str, str] = field(default_factory=dict[str, str])
+    session: SessionSettings = PLAIN
 
 
 def read_pipeline(source: str | Path | Source | Iterable[Source], registry: Registry) -> PipelineFile:
@@ -109,7 +115,7 @@ def read_pipeline(source: str | Path | Source | Iterable[Source], registry: Regi
 
 
 def write_pipeline_file(
-    path: Path, pipeline: Pipeline, skips: Iterable[Skip], session: Mapping[str, str], comment: str
+    path: Path, pipeline: Pipeline, skips: Iterable[Skip], session: SessionSettings, comment: str
 ) -> None:
     """Write a pipeline with its skips as a TOML pipeline file, all of it or nothing.
 
@@ -122,10 +128,24 @@ def write_pipeline_file(
     lines += ["]", "skip = ["]
     lines += [f"  {_quoted(str(skip))}," for skip in skips]
     lines.append("]")
-    if session:
+    settings = session.natural()
+    if settings:
+        # Entries stand in the table itself, where they can be read again.
+        config = settings.pop("config", {})
+        known = {key: value for key, value in config.items() if is_known_entry(key)}
+        unknown = {key: value for key, value in config.items() if key not in known}
+        table = {**settings, **known, **({"config": unknown} if unknown else {})}
         lines.append("[session]")
-        lines += [f"{_quoted(key)} = {_quoted(value)}" for key, value in session.items()]
+        lines += [f"{_quoted(key)} = {_toml(value)}" for key, value in table.items()]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_quoted(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _quoted(text: str) -> str:
@@ -241,9 +261,19 @@ class _Reader:
             raise self._error(("skip",), error) from error
         return skips
 
-    def _session(self) -> dict[str, str]:
-        expected = "a table of session entries, each a text"
-        return self._typed(("session",), self._data.get("session", {}), dict[str, str], expected)
+    def _session(self) -> SessionSettings:
+        expected = "a table of session settings"
+        table = self._typed(("session",), self._data.get("session", {}), dict[str, Any], expected)
+        settings = PLAIN
+        for key, value in table.items():
+            settings = self._setting(key, value, settings)
+        return settings
+
+    def _setting(self, key: str, value: Any, base: SessionSettings) -> SessionSettings:
+        try:
+            return SessionSettings.of({key: value}, base)
+        except BadInput as error:
+            raise self._error(("session", key), error) from error
 
     def _check(self) -> CheckSettings:
         table = self._typed(("check",), self._data.get("check", {}), dict[str, Any], "a table")
@@ -252,7 +282,7 @@ class _Reader:
             if name not in _CHECK:
                 raise self._unknown(("check", name), "[check]", _CHECK)
             setting, expected = _CHECK[name]
-            if name == "inputs" and isinstance(value, str):
+            if name in ("inputs", "runtime") and isinstance(value, str):
                 value = [value]
             found[setting.name] = self._typed(("check", name), value, setting.type, expected)
         if "inputs" in found:
@@ -288,6 +318,8 @@ _EXPECTED = {
     "atol": "a number of at least 0, or a table of them by output",
     "rtol": "a number of at least 0, or a table of them by output",
     "reference": "FILE.npz or torch:FILE.pt",
+    "pixels": "unit, signed, imagenet or raw",
+    "runtime": "a list of runtimes",
     "provider": "the name of an execution provider",
     "threads": "an integer of at least 1",
     "timeout": "seconds, above 0",

@@ -16,11 +16,12 @@ from graphopt.errors import NotConverged, PassError, PipelineError, ToolFailed
 from graphopt.model import Model
 from graphopt.pipeline.entries import net_nodes, record_changes, record_declined, record_diff
 from graphopt.pipeline.instrument import Instrument, PassEvent
-from graphopt.pipeline.opaque import Toolbox, components_of, run_surgeon, run_tool
+from graphopt.pipeline.opaque import Toolbox, components_of, layers_of, run_surgeon, run_tool
+from graphopt.pipeline.pictures import record_regions
 from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
 from graphopt.record.data import CheckEntry, PassEntry, Status
 from graphopt.rewrite.changes import Change, DeclinedPlace
-from graphopt.rewrite.diff import structural_diff
+from graphopt.rewrite.diff import regional_diff
 from graphopt.rewrite.driver import Driver, SiteBook
 from graphopt.rewrite.gate import IDENTITY, Gate, Site, SiteKey
 from graphopt.rewrite.passes import OpaquePass, Pass, RewritePass, SurgeonPass
@@ -173,9 +174,10 @@ class PassManager:
             verdict = verdict if answer is None else answer
         return verdict
 
-    def components(self, step: OpaquePass) -> frozenset[str]:
-        """The components of a pass."""
-        return components_of(step, self._tools) if self._components is None else self._components(step)
+    def components(self, step: OpaquePass, model: Model) -> frozenset[str]:
+        """The components of a pass, those that depend on the model among them."""
+        own = components_of(step, self._tools) if self._components is None else self._components(step)
+        return own.union(layers_of(step, model, self._tools))
 
     @property
     def tools(self) -> Toolbox:
@@ -350,11 +352,12 @@ class _Attempt:
         if isinstance(step, SurgeonPass):
             done = run_surgeon(step, self.outcome.model)
         elif isinstance(step, OpaquePass):
-            disabled = self._gate.disabled(instance, lambda: self._manager.components(step))
-            done = run_tool(step, self.outcome.model, disabled, self._manager.tools)
+            model = self.outcome.model
+            disabled = self._gate.disabled(instance, lambda: self._manager.components(step, model))
+            done = run_tool(step, model, disabled, self._manager.tools, self.outcome.steps)
         else:
             raise PassError(f"Pass '{instance}' is of no kind that the engine can run.")
-        diff = structural_diff(self.outcome.model.ir, done.model.ir)
+        diff, regions = regional_diff(self.outcome.model.ir, done.model.ir)
         entry.components = list(done.report.components)
         entry.notes = [*done.report.notes, *done.notes]
         entry.portability = done.report.portability
@@ -362,6 +365,7 @@ class _Attempt:
         if not diff and not diff.renamed:
             return (), False
         record_diff(entry, diff)
+        record_regions(entry, regions)
         large = self.outcome.model.initializer_bytes() > _LARGE
         self.outcome.model = done.model
         self._space = None

@@ -12,9 +12,9 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from graphopt.model import Model
 from graphopt.pipeline import worker as workers
 from graphopt.pipeline.cache import DiskCache
 from graphopt.restore import restore
+from graphopt.rewrite.calibration import Calibration
 from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass, ToolReport
 
 _MODEL = "model.onnx"
@@ -44,6 +45,8 @@ class Toolbox:
         timeout: Seconds that one pass may take; None for no limit.
         memory: Bytes that the process may use; None for the worker's default.
         setup: Plugin files to load in the worker first, as (module name, path).
+        feeds: Gives the feeds of the run as the model takes them after some passes; None where there is no
+            run that has any.
     """
 
     worker: Callable[[], workers.Worker] = workers.pool
@@ -51,6 +54,7 @@ class Toolbox:
     timeout: float | None = 600.0
     memory: int | None = None
     setup: tuple[tuple[str, str], ...] = ()
+    feeds: Callable[[Sequence[Pass]], Calibration] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +90,49 @@ def run_surgeon(step: SurgeonPass, model: Model) -> ToolRun:
     return ToolRun(restored, ToolReport(), notes)
 
 
-def run_tool(step: OpaquePass, model: Model, disabled: frozenset[str], tools: Toolbox) -> ToolRun:
+def run_tool(
+    step: OpaquePass,
+    model: Model,
+    disabled: frozenset[str],
+    tools: Toolbox,
+    earlier: Sequence[Pass] = (),
+) -> ToolRun:
     """Run an `OpaquePass`, in the worker if it is isolated.
+
+    Args:
+        step: The pass.
+        model: What it is run on.
+        disabled: The components that are switched off.
+        tools: What it is run with.
+        earlier: The passes that made the model of the source.
 
     Raises:
         BadInput: The pass refused the model or an option.
         PassError: The pass raised, or lost something of the signature.
         ToolFailed: Its process crashed, hung or ran out of memory.
     """
+    feeds = _feeds_for(step, model, tools, earlier)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
         if not step.isolated:
-            folder, report = _transform_here(step, model, disabled, Path(scratch))
+            folder, report = _transform_here(step, model, disabled, feeds, Path(scratch))
             cached = False
         else:
-            folder, report, cached = _transform_cached(step, model, disabled, tools, Path(scratch))
+            folder, report, cached = _transform_cached(step, model, disabled, feeds, tools, Path(scratch))
         restored, notes = restore(model, folder / _MODEL, signature=not step.signature.changes)
     return ToolRun(restored, report, notes, cached)
+
+
+def _feeds_for(step: OpaquePass, model: Model, tools: Toolbox, earlier: Sequence[Pass]) -> Calibration | None:
+    if not step.wants_feeds:
+        return None
+    if tools.feeds is None:
+        raise BadInput(f"Pass '{step.name}' measures the model on feeds, and here are none.")
+    feeds = tools.feeds(earlier)
+    if not feeds.count:
+        raise BadInput(f"Pass '{step.name}' has no feeds of the sizes that passes before it froze.")
+    kept = feeds.folder.parent / f"kept-{feeds.digest[:16]}-{model.digest()[:16]}"
+    kept.mkdir(exist_ok=True)
+    return replace(feeds, kept=kept)
 
 
 @contextmanager
@@ -117,26 +148,35 @@ def _named(step: Pass) -> Generator[None]:
         ) from error
 
 
-def transform_files(step: OpaquePass, source: str, target: str, disabled: frozenset[str]) -> ToolReport:
+def transform_files(
+    step: OpaquePass, source: str, target: str, disabled: frozenset[str], feeds: Calibration | None
+) -> ToolReport:
     """What the worker calls: run the pass from file to file."""
+    if feeds is not None:
+        return step.transform_with_feeds(Path(source), Path(target), disabled, feeds)
     return step.transform_file(Path(source), Path(target), disabled)
 
 
 def _transform_here(
-    step: OpaquePass, model: Model, disabled: frozenset[str], scratch: Path
+    step: OpaquePass, model: Model, disabled: frozenset[str], feeds: Calibration | None, scratch: Path
 ) -> tuple[Path, ToolReport]:
     source, target = _folders(scratch)
     model.write(source / _MODEL)
     with _named(step):
-        report = step.transform_file(source / _MODEL, target / _MODEL, disabled)
+        report = transform_files(step, str(source / _MODEL), str(target / _MODEL), disabled, feeds)
     _expect_model(step, target)
     return target, report
 
 
 def _transform_cached(
-    step: OpaquePass, model: Model, disabled: frozenset[str], tools: Toolbox, scratch: Path
+    step: OpaquePass,
+    model: Model,
+    disabled: frozenset[str],
+    feeds: Calibration | None,
+    tools: Toolbox,
+    scratch: Path,
 ) -> tuple[Path, ToolReport, bool]:
-    key = cache_key(step, model, disabled)
+    key = cache_key(step, model, disabled, "" if feeds is None else feeds.digest)
     if tools.cache is not None and (hit := tools.cache.get(key)) is not None:
         return hit, msgspec.json.decode((hit / _REPORT).read_bytes(), type=ToolReport), True
     source, target = _folders(scratch)
@@ -147,6 +187,7 @@ def _transform_cached(
         str(source / _MODEL),
         str(target / _MODEL),
         disabled,
+        feeds,
         timeout=tools.timeout,
         memory=tools.memory,
         setup=tools.setup,
@@ -221,8 +262,39 @@ def list_components(step: OpaquePass) -> frozenset[str]:
     return step.components() - step.parts().keys()
 
 
-def cache_key(step: OpaquePass, model: Model, disabled: frozenset[str]) -> str:
-    """The key of a tool's result: everything that decides it."""
+def layers_of(step: OpaquePass, model: Model, tools: Toolbox) -> tuple[str, ...]:
+    """The components of a pass that depend on the model; see `OpaquePass.layers`.
+
+    Raises:
+        BadInput: The pass refuses the model.
+        PassError: The pass cannot tell.
+    """
+    if type(step).layers is OpaquePass.layers:
+        return ()
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
+        path = Path(scratch) / _MODEL
+        model.write(path)
+        if not step.isolated:
+            with _named(step):
+                return step.layers(path)
+        reply = tools.worker().call(
+            "graphopt.pipeline.opaque:list_layers", step, str(path), timeout=tools.timeout, setup=tools.setup
+        )
+    if isinstance(reply.exception, BadInput):
+        raise reply.exception
+    if reply.status != "ok":
+        message = f"Pass '{step.name}' does not tell its layers: {reply.error}"
+        raise PassError(message, pass_name=step.name)
+    return reply.value
+
+
+def list_layers(step: OpaquePass, source: str) -> tuple[str, ...]:
+    """What the worker calls: see `layers_of`."""
+    return step.layers(Path(source))
+
+
+def cache_key(step: OpaquePass, model: Model, disabled: frozenset[str], feeds: str = "") -> str:
+    """The key of a tool's result: everything that decides it, with the digest of the feeds it measures on."""
     cls = type(step)
     parts: dict[str, Any] = {
         "graphopt": __version__,
@@ -231,6 +303,7 @@ def cache_key(step: OpaquePass, model: Model, disabled: frozenset[str]) -> str:
         "code": _code_digest(cls),
         "options": {name: repr(value) for name, value in step.options().items()},
         "disabled": sorted(disabled),
+        "feeds": feeds,
         "versions": {name: _version(name) for name in step.packages},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -145,7 +145,10 @@ def _check_kind(cls: type[Pass], title: str) -> None:
         roots: object = getattr(cls, "roots", None)
         if not isinstance(roots, tuple) or not roots or not all(isinstance(root, str) for root in roots):
             raise PluginError(f'{title} needs a tuple of operators where it may match: roots = ("Conv",).')
-    if issubclass(cls, OpaquePass) and (
-        cls.transform is OpaquePass.transform and cls.transform_file is OpaquePass.transform_file
-    ):
+    if not issubclass(cls, OpaquePass):
+        return
+    if cls.wants_feeds:
+        if cls.transform_with_feeds is OpaquePass.transform_with_feeds:
+            raise PluginError(f"{title} wants feeds and defines no transform_with_feeds.")
+    elif cls.transform is OpaquePass.transform and cls.transform_file is OpaquePass.transform_file:
         raise PluginError(f"{title} defines neither transform nor transform_file.")

@@ -17,6 +17,7 @@ from graphopt.record.data import CheckEntry, DeclinedEntry
 from graphopt.rewrite.changes import Declined
 from graphopt.rewrite.gate import Skip
 from graphopt.rewrite.passes import Pass, RewritePass
+from graphopt.rewrite.paths import op_name
 
 
 @dataclass
@@ -126,7 +127,7 @@ def _of_node(event: PassEvent, name: str, answer: _Answer) -> str:
 
 def _asked_again(step: Pass, node: ir.Node) -> str:
     assert isinstance(step, RewritePass)
-    op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    op = op_name(node)
     roots = {root.removeprefix("ai.onnx::") for root in step.roots}
     if roots.isdisjoint(("*", op)):
         return f"it is a {op}, and the pass starts from {one_of(list(step.roots), 'and')}"

@@ -12,6 +12,7 @@ import onnx
 
 from graphopt.errors import BadInput
 from graphopt.model import Model
+from graphopt.numerics.calibrating import with_feeds
 from graphopt.numerics.effects import failure_effect
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.opaque import Toolbox
@@ -84,9 +85,14 @@ def apply(pipeline: Pipeline, model: onnx.ModelProto, tools: Toolbox | None = No
     """
     # A model from a caller may share its message with what the engine keeps.
     copy = onnx.ModelProto.FromString(model.SerializeToString())
-    manager = PassManager(pipeline, tools=tools or Toolbox(cache=None))
+
+    def origin() -> Model:
+        return Model.from_proto(copy)
+
+    steps = [item.step for item in pipeline.steps()]
     try:
-        outcome = manager.run(lambda: Model.from_proto(copy))
+        with with_feeds(tools or Toolbox(cache=None), steps, origin) as given:
+            outcome = PassManager(pipeline, tools=given).run(origin)
         done = None if outcome.failure is not None else outcome.model.proto()
     except BadInput as error:
         return Applied(refused=str(error))

@@ -84,7 +84,7 @@ def _make(content: bytes, engine: Engine) -> Any:
         return onnx.reference.ReferenceEvaluator(model)
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         Path(file.name).write_bytes(content)
-        return make(SessionSpec(file.name, "disable", threads=1))
+        return make(SessionSpec(file.name, level="disable", threads=1))
 
 
 def _refuse_untrue(model: onnx.ModelProto) -> None:

@@ -267,7 +267,7 @@ class ValueCheck:
             before.write_bytes(pair.before.SerializeToString())
             after.write_bytes(pair.after.SerializeToString())
             feeds = [FeedSet(feed.name, 0, "data", {}, feed.arrays)]
-            checker = LocalChecker(self._worker, SessionSpec(str(before), "disable", threads=1), feeds)
+            checker = LocalChecker(self._worker, SessionSpec(str(before), level="disable", threads=1), feeds)
             report = checker.check(before, after)
         return ("in float64 as well" if report.wrong else ""), report.complete
 

@@ -69,7 +69,7 @@ def record_changes(a: Record, b: Record, *, limit: int = 40) -> list[str]:
 
 def culprits(record: Record) -> set[str]:
     """What breaks the model, each with all its members."""
-    return {" with ".join(map(str, culprit.members)) for culprit in record.culprits}
+    return {str(culprit) for culprit in record.culprits}
 
 
 def _facts(record: Record) -> dict[str, object]:
@@ -82,6 +82,7 @@ def _facts(record: Record) -> dict[str, object]:
         facts["result nodes"] = result.nodes
         facts["result verdict"] = result.verdict
         facts["result as loaded"] = result.as_loaded.verdict
+        facts |= {f"result in {witness.runtime}": witness.verdict for witness in result.witnesses}
         facts["result runs on"] = result.portability
         facts["result is loaded with"] = ", ".join(result.session_config) or "nothing"
         facts["result bytes"] = result.file_bytes

@@ -129,6 +129,7 @@ class NodePicture(msgspec.Struct, omit_defaults=True):
         inputs: The names of its inputs; empty for an omitted one.
         outputs: Of each output that has a name its type and shape, as text.
         attributes: The attributes, as short texts.
+        kept: Whether it is the same before and after, and drawn as what surrounds the change.
     """
 
     name: str
@@ -136,6 +137,7 @@ class NodePicture(msgspec.Struct, omit_defaults=True):
     inputs: list[str] = []
     outputs: dict[str, str] = {}
     attributes: dict[str, str] = {}
+    kept: bool = False
 
 
 class Picture(msgspec.Struct, omit_defaults=True):
@@ -148,6 +150,7 @@ class Picture(msgspec.Struct, omit_defaults=True):
         renamed: Pairs (name before, name after) of values that took over the name of a graph output.
         constants: Of each constant that they read its value, or its type and shape, as text.
         cut: How many nodes are left out.
+        inputs: Where a whole model is drawn, of each input its type and shape before and after, as text.
     """
 
     before: list[NodePicture] = []
@@ -156,6 +159,7 @@ class Picture(msgspec.Struct, omit_defaults=True):
     renamed: list[tuple[str, str]] = []
     constants: dict[str, str] = {}
     cut: int = 0
+    inputs: dict[str, tuple[str, str]] = {}
 
 
 class SiteEntry(msgspec.Struct):
@@ -185,6 +189,31 @@ class SiteEntry(msgspec.Struct):
     picture: Picture | None = None
 
 
+class RegionEntry(msgspec.Struct, omit_defaults=True):
+    """A place that a tool changed: nodes that hang together through values that only one side has.
+
+    Attributes:
+        graph: The path of its graph.
+        values: The values that it gives to the rest of the graph, as the model before names them.
+        nodes_before: The names of its nodes before, those that were modified among them.
+        ops_before: Their operators.
+        nodes_after: The names of its nodes after.
+        ops_after: Their operators.
+        local: What it computes by itself, before and after.
+        picture: How it looked before and after; None where a tool changed so much that only the first
+            regions are drawn, and for constants that moved.
+    """
+
+    graph: str = ""
+    values: list[str] = []
+    nodes_before: list[str] = []
+    ops_before: list[str] = []
+    nodes_after: list[str] = []
+    ops_after: list[str] = []
+    local: LocalCheck = msgspec.field(default_factory=LocalCheck)
+    picture: Picture | None = None
+
+
 class DeclinedEntry(msgspec.Struct, frozen=True):
     """A place that a pass looked at and declined.
 
@@ -201,6 +230,28 @@ class DeclinedEntry(msgspec.Struct, frozen=True):
     graph: str = ""
     value: str = ""
     reason: str = ""
+
+
+class SliceKind(msgspec.Struct, omit_defaults=True):
+    """Slices of one output whose values have a scale alike, such as the boxes among YOLO's rows.
+
+    The reference alone says which they are, so that they are the same after every pass.
+
+    Attributes:
+        slices: Their indices, shortened: ``"0-3"``, ``"4,7,10,..."``; empty for all of the output.
+        scale: Their largest magnitude in the reference, over all feeds.
+        max_abs: Their largest absolute error over all feeds; None where what is finite differs.
+        times: Their largest error in units of the noise floor of the slice that it is in, on that feed; of
+            a floor that is zero, in units in the last place of the slice's scale. None where no floor was
+            measured.
+        floor: That noise floor; None where it was not measured.
+    """
+
+    slices: str = ""
+    scale: float = 0.0
+    max_abs: float | None = 0.0
+    times: float | None = 0.0
+    floor: float | None = None
 
 
 class OutputCheck(msgspec.Struct):
@@ -227,6 +278,11 @@ class OutputCheck(msgspec.Struct):
         verdict: The verdict of this output.
         reason: One sentence that explains the verdict where it needs one.
         local: What local checks say about it.
+        loss_db: Behind a lossy pass, the ratio of signal to error over all feeds, in decibel, of the kind of
+            slices where it is least; None where nothing differs, and elsewhere.
+        loss_slices: These slices; empty where all are of one kind.
+        kinds: The kinds of slices that it has, at most six, each with its error; empty for an output that is
+            no float or could not be compared.
     """
 
     name: str
@@ -251,6 +307,49 @@ class OutputCheck(msgspec.Struct):
     feed: str = ""
     reason: str = ""
     local: LocalCheck | None = None
+    loss_db: float | None = None
+    loss_slices: str = ""
+    kinds: list[SliceKind] = []
+
+
+class DamageEntry(msgspec.Struct):
+    """What a difference means to who uses the model: its decisions, before and after, over all feeds.
+
+    Attributes:
+        task: What the model does: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
+        origin: How that is known: its metadata, or the form of its outputs.
+        agreement: The share of decisions that stay: matched / (matched + lost + new), or of the pictures
+            whose top-1 class stays; None where neither model decides anything on any feed.
+        total: How many decisions the reference makes.
+        matched: How many of these stay. A score within 0.01 of the confidence decides nothing.
+        lost: How many go.
+        new: How many come besides.
+        moved_px: How far the corners of a matched box moved at most, in pixels of the model's input.
+        moved_median_px: The median of that.
+        score_change: The largest change of the score of a matched decision.
+        iou: The least overlap of a matched pair: of boxes, for ``segment`` of masks.
+        keypoints_px: How far a keypoint of a matched pair that the reference sees moved at most, in pixels
+            of the model's input.
+        confidence: The score from which a detection counts.
+        feeds: On how many feeds.
+        sentence: The same in one sentence.
+    """
+
+    task: str
+    origin: str = ""
+    agreement: float | None = None
+    total: int = 0
+    matched: int = 0
+    lost: int = 0
+    new: int = 0
+    moved_px: float | None = None
+    moved_median_px: float | None = None
+    score_change: float | None = None
+    iou: float | None = None
+    keypoints_px: float | None = None
+    confidence: float | None = None
+    feeds: int = 0
+    sentence: str = ""
 
 
 class CheckEntry(msgspec.Struct):
@@ -262,6 +361,7 @@ class CheckEntry(msgspec.Struct):
         outputs: Each output.
         reason: The sentence.
         local: What the places say that the pass changed; None where they were not looked at.
+        damage: What the difference means to who uses the model; None where its task is not known.
     """
 
     verdict: Verdict
@@ -269,6 +369,7 @@ class CheckEntry(msgspec.Struct):
     outputs: list[OutputCheck] = []
     reason: str = ""
     local: LocalSummary | None = None
+    damage: DamageEntry | None = None
 
 
 class ReferenceEntry(msgspec.Struct):
@@ -296,6 +397,7 @@ class PassEntry(msgspec.Struct):
         ops: By how much the number of each operator changed.
         nodes: Which nodes it changed.
         sites: Its rewrites, in order.
+        regions: The places that it changed, of a pass that changes the whole model at once.
         components: The parts of a tool that had an effect, where it says so.
         notes: Sentences of the tool, and what was given back or taken away after it.
         portability: Where what a tool saved runs.
@@ -328,6 +430,7 @@ class PassEntry(msgspec.Struct):
     cached: bool = False
     check: CheckEntry | None = None
     error: str | None = None
+    regions: list[RegionEntry] = []
 
 
 class Source(msgspec.Struct):
@@ -410,6 +513,7 @@ class AsLoaded(msgspec.Struct):
         local: What the places say that the runtime rewrites when it loads the file; None where they were
             not looked at.
         load_seconds: How long the session took to make, as it was measured once; None where none was made.
+        damage: What the difference means to who uses the model; None where its task is not known.
     """
 
     verdict: Verdict
@@ -418,6 +522,37 @@ class AsLoaded(msgspec.Struct):
     reason: str = ""
     local: LocalSummary | None = None
     load_seconds: float | None = None
+    damage: DamageEntry | None = None
+
+
+class WitnessEntry(msgspec.Struct):
+    """The verdict on a model in another runtime than ONNX Runtime.
+
+    Attributes:
+        runtime: The runtime, as ``--runtime`` names it.
+        version: Its version.
+        verdict: The verdict on the model there; ``does not run`` only where the source does.
+        outputs: Each output, of the comparison that decides.
+        reason: The sentence.
+        source_verdict: The source there against the source in ONNX Runtime.
+        feeds: On how many sets of feeds.
+        seconds: How long it took.
+    """
+
+    runtime: str
+    version: str
+    verdict: Verdict
+    outputs: list[OutputCheck] = []
+    reason: str = ""
+    source_verdict: Verdict = "not checked"
+    feeds: int = 0
+    seconds: float = 0.0
+
+
+def deciding_witness(verdict: Verdict, witnesses: Sequence[WitnessEntry]) -> WitnessEntry | None:
+    """The first witness that explains a verdict over all checks; None where none does."""
+    found = [witness for witness in witnesses if worst([witness.verdict, "identical"]) == verdict]
+    return found[0] if found and verdict not in ("identical", "rounding", "within tolerance") else None
 
 
 class ResultEntry(msgspec.Struct):
@@ -435,6 +570,11 @@ class ResultEntry(msgspec.Struct):
         portability: Where it runs.
         metadata_kept, metadata_total: How many entries of the source's metadata it still has, of how many.
         ops: How often each operator occurs.
+        format: What it is, or would be, saved as.
+        session: The settings that it was checked with and is loaded with, as ``[session]`` of a pipeline
+            file takes them; empty for a plain session.
+        tied_to: What ties it to where it runs, a phrase each.
+        witnesses: The verdict in each other runtime that was asked.
     """
 
     path: str | None
@@ -449,6 +589,10 @@ class ResultEntry(msgspec.Struct):
     metadata_kept: int = 0
     metadata_total: int = 0
     ops: dict[str, int] = {}
+    format: Literal["onnx", "ort"] = "onnx"
+    session: dict[str, Any] = {}
+    tied_to: list[str] = []
+    witnesses: list[WitnessEntry] = []
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -484,6 +628,7 @@ class Place(msgspec.Struct):
         ops_after: Their operators.
         wrong: Whether it computes something else; None where that is not known.
         reason: How it is off, or what a rewrite changed in a node of the same operator, in one phrase.
+        picture: How it looked before and after, of a run that left it out and so does not list it.
     """
 
     value: str
@@ -493,6 +638,7 @@ class Place(msgspec.Struct):
     ops_after: list[str] = []
     wrong: bool | None = None
     reason: str = ""
+    picture: Picture | None = None
 
 
 class Diverging(msgspec.Struct):
@@ -535,8 +681,30 @@ class EvidenceEntry(msgspec.Struct):
     without: float | None = None
 
 
+class LayerDamage(msgspec.Struct):
+    """What one layer of a lossy pass does to the outputs.
+
+    Attributes:
+        component: The layer.
+        sqnr_db: Signal over error of the worst output with nothing but this layer changed, on a few feeds, in
+            decibel; None where nothing differs (``harmless``), or nothing comes out that is finite.
+        harmless: Whether no output differs at all.
+        together: With how many layers it was measured, itself among them: those that do too little to be
+            told apart.
+        left_out: Whether it must be left as it was for the pass to keep to its loss.
+    """
+
+    component: str
+    sqnr_db: float | None = None
+    harmless: bool = False
+    together: int = 1
+    left_out: bool = False
+
+
 class CulpritEntry(msgspec.Struct):
     """A smallest set of units that makes the model wrong: several members mean that only together do.
+
+    Of a lossy pass that loses more than it may, the members are the fewest layers to leave as they were.
 
     Attributes:
         members: The units.
@@ -551,6 +719,8 @@ class CulpritEntry(msgspec.Struct):
         workaround: What to leave out, as ``--skip`` takes it or as a session entry, in one line.
         repro: The folder of the reproduction, if one was written.
         notes: Sentences about what could not be done.
+        ranking: Of a lossy pass that loses more than it may, all layers by the damage that each does, the
+            worst first; empty for any other culprit.
     """
 
     members: list[Member]
@@ -565,6 +735,12 @@ class CulpritEntry(msgspec.Struct):
     workaround: str = ""
     repro: str | None = None
     notes: list[str] = []
+    ranking: list[LayerDamage] = []
+
+    def __str__(self) -> str:
+        if self.ranking and self.members[0].component:
+            return f"{len(self.members)} of {len(self.ranking)} layers of {self.members[0].pass_}"
+        return " with ".join(map(str, self.members))
 
 
 class DiagnosisEntry(msgspec.Struct):
@@ -582,6 +758,61 @@ class DiagnosisEntry(msgspec.Struct):
     reason: str = ""
     effect: Effect = ""
     check: CheckEntry | None = None
+
+
+class LatencyEntry(msgspec.Struct):
+    """How fast one model runs, beside the others of the same measurement.
+
+    Attributes:
+        path: Its file.
+        nodes: How many nodes it has; None for a format that is not ONNX.
+        bytes: The size of its file and its weights.
+        session: The settings that it was loaded with, of the file beside it.
+        load_seconds: How long its session took to make.
+        runs: How often it was run, beside warming up.
+        median, p90, best: The median, the 90th percentile and the smallest time of a run, in seconds.
+        ratio: The median of its time over that of the first model in the same round; None for the first.
+        ratio_low, ratio_high: The bounds of the 95 % confidence interval of that.
+        error: Why it was not measured.
+        notes: Sentences about it.
+    """
+
+    path: str
+    nodes: int | None = None
+    bytes: int = 0
+    session: dict[str, Any] = {}
+    load_seconds: float | None = None
+    runs: int = 0
+    median: float | None = None
+    p90: float | None = None
+    best: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    error: str = ""
+    notes: list[str] = []
+
+
+class BenchEntry(msgspec.Struct):
+    """A measurement of several models, side by side.
+
+    Attributes:
+        models: Each, in the order in which they were given.
+        rounds: How many rounds there were, each with one run of every model in random order.
+        seconds: How long they were to take together.
+        spinning: Whether waiting threads of the sessions spun.
+        provider: The execution provider.
+        threads: Threads within an operator; None for one a core.
+        feeds: Where the feeds come from.
+    """
+
+    models: list[LatencyEntry]
+    rounds: int = 0
+    seconds: float = 0.0
+    spinning: bool = False
+    provider: str = ""
+    threads: int | None = None
+    feeds: str = ""
 
 
 class Record(msgspec.Struct):

@@ -15,13 +15,14 @@ from graphopt.diagnosis.against import AGAINST
 from graphopt.diagnosis.diagnose import Diagnosis
 from graphopt.diagnosis.writing import SCRIPT
 from graphopt.numerics.trial import Look
-from graphopt.record.data import CulpritEntry, Diverging, OutputCheck, Record
+from graphopt.record.data import CulpritEntry, Diverging, LayerDamage, OutputCheck, Record
 from graphopt.record.terminal import headline
 
 _SCOPE = re.compile(r"^/?([A-Za-z_]\w*(?:\.\d+)?)(?:/|$)")
 _WORD = re.compile(r"(?:[^\s'\"]|'[^']*'|\"[^\"]*\")+")
 _LABEL = 11
 _MOST_NODES = 4
+_MOST_LAYERS = 5
 _MOST_GROWING = 5
 _MOST_TIMES = 1e6
 
@@ -72,7 +73,7 @@ def _sides(diagnosis: Diagnosis) -> Text:
 
 def _shown(look: Look) -> str:
     output = _worst(look.entry.outputs if look.entry is not None else [])
-    if output is None or output.max_abs is None:
+    if output is None or output.max_abs is None or output.loss_db is not None:
         return look.reason
     text = f"{output.name} {_figure(output.max_abs)}"
     if output.floor:
@@ -89,10 +90,10 @@ def _worst(outputs: Iterable[OutputCheck]) -> OutputCheck | None:
 
 def _title(culprit: CulpritEntry, place: int, count: int) -> Text:
     line = Text(f"CULPRIT {place} of {count}  ", style="bold")
-    line.append(" with ".join(map(str, culprit.members)), style="bold red")
+    line.append(str(culprit), style="bold red")
     load = ", when it is loaded" if any(member.at_load for member in culprit.members) else ""
     confirmed = "confirmed" if culprit.confirmed else "not confirmed"
-    together = ", only together" if len(culprit.members) > 1 else ""
+    together = ", only together" if len(culprit.members) > 1 and not culprit.ranking else ""
     line.append(f"  {culprit.effect}{load}{together}, {confirmed}", style="not bold")
     return line
 
@@ -119,6 +120,8 @@ def culprit_lines(culprit: CulpritEntry) -> Iterator[tuple[str, str]]:
         site = any(member.site for member in culprit.members)
         detail = places[0].reason if site else f"'{places[0].value}' {places[0].reason}"
         yield "what", f"{before} became {after}{f'; {detail}' if places[0].reason else ''}"
+    if culprit.ranking:
+        yield "worst", ", ".join(map(_layer, culprit.ranking[:_MOST_LAYERS]))
     if culprit.needs:
         yield "needs", ", ".join(map(str, culprit.needs))
     yield "proof", "; ".join(_proof(culprit))
@@ -136,6 +139,14 @@ def culprit_lines(culprit: CulpritEntry) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
+def _layer(layer: LayerDamage) -> str:
+    if layer.harmless:
+        return f"{layer.component} nothing"
+    figure = "not finite" if layer.sqnr_db is None else f"{round(layer.sqnr_db, 1) + 0.0:.1f} dB"
+    several = f" with {layer.together - 1} others" if layer.together > 1 else ""
+    return f"{layer.component} {figure}{several}"
+
+
 def _ops(names: list[str]) -> str:
     shown = ", ".join(names[:_MOST_NODES]) or "a constant"
     return f"{shown}, ..." if len(names) > _MOST_NODES else shown
@@ -143,6 +154,10 @@ def _ops(names: list[str]) -> str:
 
 def _proof(culprit: CulpritEntry) -> Iterator[str]:
     evidence = culprit.evidence
+    if culprit.ranking:
+        right = "right" if culprit.confirmed else "still wrong"
+        yield f"without them {right}, each measured with all others as they were"
+        return
     if evidence.without is not None and evidence.alone is not None:
         without = "identical" if evidence.without == 0 else _figure(evidence.without)
         yield f"without it {without}, it alone {_figure(evidence.alone)}"

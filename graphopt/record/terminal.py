@@ -11,15 +11,22 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.deployment.lines import python_lines
+from graphopt.exported import ExportReport
 from graphopt.numerics.pair import CheckReport
+from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.record.data import (
     CheckEntry,
+    DamageEntry,
     OutputCheck,
     PassEntry,
     Record,
     ResultEntry,
+    WitnessEntry,
+    deciding_witness,
 )
 from graphopt.record.dims import elided
+from graphopt.rewrite.calibration import DRAWN
 
 _STYLES: dict[str, str] = {
     "identical": "green",
@@ -120,13 +127,17 @@ def _table(record: Record, shown: Iterable[PassEntry]) -> Table:
     if result is not None:
         loaded = result.as_loaded
         table.add_row(
-            "as loaded (all)",
+            f"as loaded ({loaded_as(result)})",
             "" if result.path else "not saved",
             "",
             f"{loaded.seconds:.2f}s" if loaded.verdict != "not checked" else "-",
             number(max_error(loaded.outputs)),
             verdict_text(loaded.verdict),
         )
+    for witness in () if result is None else result.witnesses:
+        error = number(max_error(witness.outputs))
+        time = f"{witness.seconds:.2f}s"
+        table.add_row(f"in {witness.runtime}", "", "", time, error, verdict_text(witness.verdict))
     return table
 
 
@@ -180,13 +191,12 @@ def _notes(record: Record) -> Iterable[Text]:
     for entry in record.passes:
         if entry.error:
             yield Text(f"  {entry.instance}: {entry.error}", style="yellow")
-        elif entry.status == "unchanged":
-            # Why a tool's result was not taken; what a tool says of a result stays in the record.
-            yield from (
-                Text(f"  {entry.instance}: {note}", style="dim")
-                for note in entry.notes
-                if note.startswith("left as it was")
-            )
+        # Why a tool's result was not taken, or is not to be shipped; all else stays in the record.
+        yield from (
+            Text(f"  {entry.instance}: {note}", style="yellow" if entry.status == "changed" else "dim")
+            for note in entry.notes
+            if note.startswith("left as it was" if entry.status == "unchanged" else DRAWN)
+        )
     yield from (Text(f"  {note}", style="dim") for note in record.notes)
 
 
@@ -197,33 +207,69 @@ def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
     worst, reason = worst_output(record), _reason(record)
     if worst is not None and not reason.startswith(f"{worst.name}: "):
         table.add_row(worst.name, describe(worst))
+    if (damage := last_damage(record)) is not None:
+        table.add_row("damage", damage.sentence)
     if (places := _places(record)) is not None:
         table.add_row("places", places)
     if result.verdict != "identical" and reason:
         table.add_row("verdict", Text(reason, style=_STYLES.get(result.verdict, "")))
+    for witness in result.witnesses:
+        said = reason == f"in {witness.runtime}: {witness.reason}"
+        table.add_row(witness.runtime, witness_text(witness, reason="" if said else witness.reason))
     kept = f"metadata {result.metadata_kept} of {result.metadata_total}"
     if result.path:
         table.add_row("wrote", f"{result.path}  {size_text(result.file_bytes or 0)}, {kept}")
     else:
         table.add_row("wrote", f"nothing, {kept}")
-    if result.session_config:
-        entries = ", ".join(f'("{key}", "{value}")' for key, value in result.session_config.items())
-        table.add_row("load with", Text(f"SessionOptions.add_session_config_entry{entries}", style="yellow"))
+    if lines := loading_lines(result):
+        style = "yellow" if result.session_config else ""
+        table.add_row("load with", Text("\n".join(lines[2:]), style=style))
         if result.path:
-            table.add_row("", f"{result.path}.session.json")
+            table.add_row("", f"{result.path}.session.json, which has the same in C++")
     if result.path and record.culprits:
         table.add_row("next time", f"--pipeline {result.path}.pipeline.toml, which needs no search")
     table.add_row("runs on", _RUNS_ON[result.portability].format(ops=_foreign(result)))
+    if result.tied_to and (result.format == "ort" or result.portability == "this cpu"):
+        table.add_row("tied to", "; ".join(result.tied_to))
     yield table
+
+
+def loaded_as(result: ResultEntry) -> str:
+    """The level at which a result is loaded, or that nothing is done to it any more."""
+    return "ORT format" if result.format == "ort" else str(result.session.get("level", "all"))
+
+
+def loading_lines(result: ResultEntry) -> list[str]:
+    """The lines of Python that load a result; none where a plain session does."""
+    settings = SessionSettings.of({**result.session, "config": result.session_config})
+    if settings == PLAIN:
+        return []
+    return python_lines(Path(result.path).name if result.path else f"RESULT.{result.format}", settings)
 
 
 def _reason(record: Record) -> str:
     result = record.result
     assert result is not None
+    witness = deciding_witness(result.verdict, result.witnesses)
+    if witness is not None and result.as_loaded.verdict != result.verdict:
+        return f"in {witness.runtime}: {witness.reason}"
     if result.as_loaded.reason:
         return result.as_loaded.reason
     checks = [entry.check for entry in record.passes if entry.check is not None]
     return checks[-1].reason if checks else ""
+
+
+def witness_text(witness: WitnessEntry, reason: str | None = None) -> str:
+    """One line about a result in another runtime.
+
+    Args:
+        witness: The verdict there.
+        reason: What to say of it; its own sentence if left out.
+    """
+    agrees = witness.source_verdict in ("identical", "rounding", "within tolerance")
+    own = ", where the source gives what it gives in onnxruntime" if agrees else ""
+    said = witness.reason if reason is None else reason
+    return f"{witness.version}, {witness.feeds} feeds{own}. {said}".strip()
 
 
 def _places(record: Record) -> str | None:
@@ -267,6 +313,14 @@ def worst_output(record: Record) -> OutputCheck | None:
     return None
 
 
+def last_damage(record: Record) -> DamageEntry | None:
+    """What the difference means of the last check that found one: of the file as loaded, else of a pass."""
+    result = record.result
+    found = [] if result is None else [result.as_loaded.damage]
+    found += [entry.check.damage for entry in reversed(record.passes) if entry.check is not None]
+    return next((damage for damage in found if damage is not None), None)
+
+
 def describe(output: OutputCheck) -> str:
     """The element that is worst for the scale of its slice, in one line."""
     place = "" if output.worst_slice is None else f"worst slice {output.worst_slice} of axis {output.axis}: "
@@ -307,13 +361,38 @@ def check_report(report: CheckReport) -> RenderableType:
         parts.extend((Text(), check_table("not optimized", report.numerics)))
         loaded = CheckEntry(report.as_loaded.verdict, outputs=report.as_loaded.outputs)
         parts.extend((Text(), check_table("as loaded", loaded)))
+        for witness in report.witnesses:
+            seen = CheckEntry(witness.verdict, outputs=witness.outputs)
+            parts.extend((Text(), check_table(f"in {witness.runtime}", seen)))
+            parts.append(Text(f"  {witness_text(witness)}", style="dim"))
         measured = [*report.as_loaded.outputs, *report.numerics.outputs]
         worst = max((o for o in measured if o.max_abs), key=lambda o: o.max_abs or 0.0, default=None)
         if worst is not None:
             parts.append(Text(f"\n{worst.name}  {describe(worst)}"))
-    parts.extend(Text(note, style="dim") for note in report.notes)
-    parts.append(
-        Text(f"{report.feeds.sets} feeds, atol {report.tolerance.atol:g} of each slice's scale,"
-             f" rtol {report.tolerance.rtol:g}", style="dim")
-    )  # fmt: skip
+        for title, damage in (
+            ("not optimized", report.numerics.damage),
+            ("as loaded", report.as_loaded.damage),
+        ):
+            if damage is not None:
+                parts.append(Text(f"damage, {title}  {damage.sentence}"))
+    parts.extend(_conditions(report))
     return Group(*parts)
+
+
+def export_report(report: ExportReport) -> RenderableType:
+    """What checking an exported model against PyTorch found."""
+    parts: list[RenderableType] = [check_table(report.label, report.check)]
+    worst = max((o for o in report.check.outputs if o.max_abs), key=lambda o: o.max_abs or 0.0, default=None)
+    if worst is not None:
+        parts.append(Text(f"{worst.name}  {describe(worst)}"))
+    parts.extend(_conditions(report))
+    return Group(*parts)
+
+
+def _conditions(report: CheckReport | ExportReport) -> list[Text]:
+    """What a check ran on, and what it allowed."""
+    return [
+        *(Text(note, style="dim") for note in report.notes),
+        Text(f"{report.feeds.sets} feeds, atol {report.tolerance.atol:g} of each slice's scale,"
+             f" rtol {report.tolerance.rtol:g}", style="dim"),
+    ]  # fmt: skip

@@ -99,6 +99,12 @@ def _verdicts(a: Record, b: Record) -> Iterable[str]:
     if a.result is not None and b.result is not None:
         pairs.append(("result", a.result.verdict, b.result.verdict))
         pairs.append(("as loaded", a.result.as_loaded.verdict, b.result.as_loaded.verdict))
+        asked = {witness.runtime: witness for witness in a.result.witnesses}
+        pairs.extend(
+            (f"in {witness.runtime}", asked[witness.runtime].verdict, witness.verdict)
+            for witness in b.result.witnesses
+            if witness.runtime in asked
+        )
     elif a.result is not None and b.diagnosis is None:
         yield f"result {a.result.verdict} > none, as the run failed"
     if a.reference is not None and b.reference is not None:

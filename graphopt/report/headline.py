@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from graphopt.diagnosis.against import AGAINST
-from graphopt.record.data import CheckEntry, CulpritEntry, LocalSummary, PassEntry, Record
+from graphopt.record.data import (
+    CheckEntry,
+    CulpritEntry,
+    LocalSummary,
+    PassEntry,
+    Record,
+    deciding_witness,
+)
 
 Tone = Literal["good", "warn", "bad", "none"]
 
@@ -41,6 +48,12 @@ _EFFECTS = {
     "hang": ("never comes to an end", "never come to an end"),
     "signature": ("changes the signature of the model", "change the signature of the model"),
 }
+_IN_WITNESS = {
+    "broken": "Wrong in {}",
+    "does not run": "It does not run in {}",
+    "undecided": "Undecided in {}",
+    "not checked": "Not checked in {}",
+}
 _DETAILS = {
     "identical": "Bit for bit what the source gives.",
     "rounding": "What differs is rounding. ",
@@ -67,6 +80,11 @@ def headline(record: Record) -> Headline:
     left_out = [*map(_left_out, record.culprits), *_dropped(record)]
     without = f", without {_listed(left_out)}" if left_out else ""
     reason = result.as_loaded.reason or _last_reason(record)
+    witness = deciding_witness(result.verdict, result.witnesses)
+    if witness is not None and result.as_loaded.verdict != result.verdict:
+        text = _IN_WITNESS[witness.verdict].format(witness.runtime)
+        tone: Tone = "warn" if result.verdict == "undecided" else "bad"
+        return Headline(tone, f"{text}{without}", witness.reason)
     if result.verdict in ("broken", "does not run"):
         word = "Wrong" if result.verdict == "broken" else "It does not run"
         return Headline("bad", f"{word}, as you will load it", reason)
@@ -128,7 +146,7 @@ def _dropped(record: Record) -> list[str]:
 
 def members(culprit: CulpritEntry) -> str:
     """The units of a culprit."""
-    return " with ".join(map(str, culprit.members))
+    return str(culprit)
 
 
 def brief(culprit: CulpritEntry) -> str:

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from graphopt.deployment.lines import cpp_lines, python_lines
+from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.record.data import CulpritEntry, NodeChanges, PassEntry, Record, SiteEntry
 from graphopt.record.diagnosed import culprit_lines
-from graphopt.record.terminal import describe
+from graphopt.record.terminal import describe, witness_text
 from graphopt.report import headline as heads
-from graphopt.report.packing import pack
+from graphopt.report.packing import left_out, pack
 from graphopt.report.scale import figure, seconds
 from graphopt.report.tables import MOST_OPS, drift_of, facts, histogram, options_text, pass_plot
 from graphopt.report.tiles import tiles
@@ -64,7 +66,7 @@ def render(record: Record, path: Path = Path("report.html"), command: str = "") 
     # Every report is a copy of dagre, whose licence goes with it.
     licence = f"/*! dagre\n\n{_asset('dagre.LICENSE').strip()}\n*/\n"
     scripts = [markupsafe.Markup(text) for text in (licence, *map(_asset, names))]
-    style = markupsafe.Markup(_asset("report.css"))
+    style = markupsafe.Markup("".join(map(_asset, ("palette.css", "drawing.css", "report.css"))))
     return environment.get_template("report.html.jinja").render(
         _context(record, path, command), scripts=scripts, style=style
     )
@@ -93,8 +95,11 @@ def _context(record: Record, path: Path, command: str) -> dict[str, Any]:
         "details": [_detail(index, entry) for index, entry in enumerate(record.passes)],
         "loaded": record.result.as_loaded.outputs[:_MOST_OUTPUTS] if record.result is not None else [],
         "packed": pack(record),
+        "drawn_apart": any(left_out(culprit) for culprit in record.culprits),
         "instances": [[e.instance or e.name, e.check.verdict if e.check else ""] for e in record.passes],
         "describe": describe,
+        "witnesses": record.result.witnesses if record.result is not None else [],
+        "witness_text": witness_text,
         "notes": [_short(note) for note in record.notes[:_MOST_NOTES]],
         "load": _loading(record),
     }
@@ -132,7 +137,7 @@ def _detail(index: int, entry: PassEntry) -> dict[str, Any]:
         "declined": sorted(entry.declined.items(), key=lambda item: -item[1]),
         "options": options_text(entry.options),
         "same": entry.check is not None and entry.check.verdict == "identical",
-        "changes": bool(entry.sites or entry.declined_at or entry.nodes != NodeChanges()),
+        "changes": bool(entry.sites or entry.regions or entry.declined_at or entry.nodes != NodeChanges()),
         "outputs": outputs[:_MOST_OUTPUTS],
         "more_outputs": max(0, len(outputs) - _MOST_OUTPUTS),
         "notes": [_short(note) for note in entry.notes[:_MOST_NOTES]],
@@ -150,16 +155,13 @@ def _wrong(record: Record) -> list[SiteEntry]:
 
 
 def _loading(record: Record) -> str:
-    """How to load the result in Python; empty where there is nothing to load."""
+    """How to load the result, in C++ too where that takes settings; empty where there is nothing to load."""
     result = record.result
     if result is None:
         return ""
-    path = result.path or "RESULT.onnx"
-    lines = ["import onnxruntime as ort"]
-    if result.session_config:
-        lines.append("options = ort.SessionOptions()")
-        lines += [f"options.add_session_config_entry({k!r}, {v!r})" for k, v in result.session_config.items()]
-        lines.append(f"session = ort.InferenceSession({path!r}, options)")
-    else:
-        lines.append(f"session = ort.InferenceSession({path!r})")
+    path = result.path or f"RESULT.{result.format}"
+    settings = SessionSettings.of({**result.session, "config": result.session_config})
+    lines = python_lines(path, settings)
+    if settings != PLAIN:
+        lines += ["", "// The same in C++", *cpp_lines(path, settings)]
     return "\n".join(lines)

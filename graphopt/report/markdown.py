@@ -8,7 +8,15 @@ from pathlib import Path
 
 from graphopt.record.data import CulpritEntry, OutputCheck, PassEntry, Record
 from graphopt.record.diagnosed import culprit_lines
-from graphopt.record.terminal import describe, max_error, number, size_text, worst_output
+from graphopt.record.terminal import (
+    describe,
+    last_damage,
+    max_error,
+    number,
+    size_text,
+    witness_text,
+    worst_output,
+)
 from graphopt.record.worse import FAILED
 from graphopt.report.headline import Tone, command_of, headline, members
 from graphopt.storage import write_text
@@ -99,6 +107,11 @@ def _passes(record: Record) -> Iterator[str]:
         loaded = record.result.as_loaded
         seconds = "" if loaded.verdict == "not checked" else f"{loaded.seconds:.2f} s"
         yield _row("**as loaded**", "", "", seconds, number(max_error(loaded.outputs)), loaded.verdict)
+        for witness in record.result.witnesses:
+            error = number(max_error(witness.outputs))
+            yield _row(
+                f"**in {witness.runtime}**", "", "", f"{witness.seconds:.2f} s", error, witness.verdict
+            )
 
 
 def _pass(entry: PassEntry) -> str:
@@ -140,9 +153,14 @@ def _details(record: Record, command: str) -> Iterator[str]:
         f"- tolerance: atol {record.tolerance.atol:g} of each slice's scale, rtol {record.tolerance.rtol:g}",
         f"- unchanged: {', '.join(map(_code, idle))}" if idle else "",
         *(f"- session entry: {_code(f'{k}={v}')}" for k, v in _session(record)),
+        *(f"- in {name}: {_text(text)}" for name, text in _witnesses(record)),
         *(f"- {_text(note)}" for note in record.notes),
         f"- graphopt {record.graphopt}, {', '.join(f'{k} {v}' for k, v in record.environment.items())}",
     ]
+    if (damage := last_damage(record)) is not None:
+        lines.insert(
+            0, f"- damage: {_text(damage.sentence)} ({_text(damage.task)}, by {_text(damage.origin)})"
+        )
     worst = worst_output(record)
     if worst is not None:
         lines.insert(0, f"- worst: {_code(worst.name)} {_text(describe(worst))}")
@@ -151,6 +169,11 @@ def _details(record: Record, command: str) -> Iterator[str]:
 
 def _session(record: Record) -> Iterable[tuple[str, str]]:
     return () if record.result is None else record.result.session_config.items()
+
+
+def _witnesses(record: Record) -> Iterator[tuple[str, str]]:
+    for witness in () if record.result is None else record.result.witnesses:
+        yield witness.runtime, witness_text(witness)
 
 
 def _outputs(outputs: Sequence[OutputCheck]) -> Iterator[str]:

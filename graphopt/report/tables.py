@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.record.data import Diverging, OutputCheck, PassEntry, Record
 from graphopt.record.terminal import max_error, size_text
+from graphopt.report.errors import Line, Point, worst_lines
 from graphopt.report.headline import FAILED, TONES, Tone
 from graphopt.report.scale import Mark, Scale, Tick, figure, marks, seconds, table_marks
-from graphopt.report.tiles import deciding_error
 
 LOADED = "as loaded"
-_MOST_OUTPUTS = 3
 MOST_OPS = 14
 """So many operators are shown at once."""
 
@@ -56,20 +55,20 @@ class Plot:
     """A table with a plot in it.
 
     Attributes:
-        lines: The names of the lines.
+        lines: The lines, the worst first.
         unit: What the scale counts.
         ticks: Its marks.
         floor: How far the noise floor reaches, in percent of the width; None where none is shown.
         rows: The rows.
-        more: How many outputs are left out, as they are less far off.
+        notes: Phrases about what is not drawn.
     """
 
-    lines: Sequence[str]
+    lines: Sequence[Line]
     unit: str
     ticks: Sequence[Tick]
     floor: float | None
     rows: Sequence[Row]
-    more: int = 0
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -124,42 +123,33 @@ def pass_plot(record: Record) -> Plot:
     checks: list[Sequence[OutputCheck]] = [_outputs(entry) for entry in record.passes]
     if record.result is not None:
         checks.append(record.result.as_loaded.outputs)
-    found: dict[str, list[OutputCheck | None]] = {}
-    for row, outputs in enumerate(checks):
-        for output in outputs:
-            found.setdefault(output.name, [None] * len(checks))[row] = output
-    ranked = sorted(found, key=lambda name: -max(map(_rank, found[name])))
-    shown, more = ranked[:_MOST_OUTPUTS], len(ranked[_MOST_OUTPUTS:])
-    relative = _has_floors(found[name] for name in shown)
-    values = [[_value(output, relative=relative) for output in found[name]] for name in shown]
+    found, notes = worst_lines(checks)
+    relative = _has_floors(found)
+    values = [[_value(point, relative=relative) for point in line.points] for line in found]
     undone = {index for index, entry in enumerate(record.passes) if entry.status == "rolled back"}
     scale = Scale([*itertools.chain(*values), *((0.1, 1.0, 10.0) if relative else ())])
     lines = [
-        marks(line, [scale.at(value) for value in row], [_said(output) for output in found[name]], undone)
-        for line, (name, row) in enumerate(zip(shown, values, strict=True))
+        marks(at, [scale.at(value) for value in row], [p.text if p else "" for p in line.points], undone)
+        for at, (line, row) in enumerate(zip(found, values, strict=True))
     ]
     by_row = table_marks(lines) if lines else [[] for _ in checks]
     rows = [_row(index, entry, by_row[index]) for index, entry in enumerate(record.passes)]
     if record.result is not None:
         rows.append(_loaded(record, by_row[-1]))
     unit = "error, times the noise floor" if relative else "absolute error"
-    return Plot(shown, unit, scale.ticks(), scale.at(1.0) if relative else None, rows, more)
+    return Plot(found, unit, scale.ticks(), scale.at(1.0) if relative else None, rows, notes)
 
 
-def _has_floors(outputs: Iterable[Sequence[OutputCheck | None]]) -> bool:
+def _has_floors(lines: Sequence[Line]) -> bool:
     """Whether there are errors, and each has a noise floor beside it."""
-    errors = [o for row in outputs for o in row if o is not None and deciding_error(o)]
-    return bool(errors) and all(output.floor for output in errors)
+    points = [point for line in lines for point in line.points if point is not None and point.error]
+    return bool(points) and all(point.times is not None for point in points)
 
 
-def _value(output: OutputCheck | None, *, relative: bool) -> float | None:
-    """Where an output is on the scale; infinite where it is wrong in a way that no number tells."""
-    if output is None:
+def _value(point: Point | None, *, relative: bool) -> float | None:
+    if point is None:
         return None
-    error = deciding_error(output) if relative else output.max_abs
-    if error is None:
-        return math.inf if output.verdict == "broken" else None
-    return error / output.floor if relative and output.floor else error
+    return point.times if relative else point.error
 
 
 def _outputs(entry: PassEntry) -> Sequence[OutputCheck]:
@@ -213,23 +203,6 @@ def _loaded(record: Record, found: Sequence[Mark]) -> Row:
         False,
         found,
     )
-
-
-def _rank(output: OutputCheck | None) -> float:
-    if output is None:
-        return -1.0
-    error = deciding_error(output)
-    times = error / output.floor if error and output.floor else output.max_abs or 0.0
-    return times + (1e30 if output.verdict == "broken" else 0.0)
-
-
-def _said(output: OutputCheck | None) -> str:
-    if output is None:
-        return ""
-    error = deciding_error(output)
-    place = "" if output.worst_slice is None else f", slice {output.worst_slice} of axis {output.axis}"
-    floor = "" if output.floor is None else f", noise floor {figure(output.floor)}"
-    return f"{output.name}{place}: {figure(output.max_abs if error is None else error)}{floor}"
 
 
 def drift_of(drift: Sequence[Diverging]) -> Drift:

@@ -20,7 +20,7 @@ from graphopt.rewrite.contents import Contents, Ids, constant_tensor
 from graphopt.rewrite.fingerprint import Ports, Side
 from graphopt.rewrite.matching import Matcher
 from graphopt.rewrite.pairing import Partners
-from graphopt.rewrite.paths import function_path, graph_paths, root_name
+from graphopt.rewrite.paths import function_path, graph_paths, op_name, root_name
 from graphopt.rewrite.phrases import (
     attribute_text,
     change,
@@ -30,6 +30,7 @@ from graphopt.rewrite.phrases import (
     quoted,
     signature_inputs,
 )
+from graphopt.rewrite.regions import Changes, Region, find_regions
 
 
 def structural_diff(before: ir.Model, after: ir.Model) -> Diff:
@@ -56,6 +57,13 @@ def structural_diff(before: ir.Model, after: ir.Model) -> Diff:
         return _Comparison(before, after).diff()
 
 
+def regional_diff(before: ir.Model, after: ir.Model) -> tuple[Diff, list[Region]]:
+    """What differs between two models, and the regions into which it splits. Neither is changed."""
+    with paused_gc():
+        comparison = _Comparison(before, after)
+        return comparison.diff(), comparison.regions()
+
+
 def matched_nodes(before: ir.Model, after: ir.Model) -> dict[ir.Node, tuple[ir.Node, bool]]:
     """The nodes of ``after`` that are in ``before`` too, by names and by structure. Neither is changed.
 
@@ -75,6 +83,7 @@ class _Comparison:
         self._partners = Partners()
         self._inputs: dict[ir.Value, ir.Value] = {}
         self._graphs: dict[ir.Graph, ir.Graph] = {}
+        self._modified: dict[ir.Node, str] = {}
 
     def matched(self) -> dict[ir.Node, tuple[ir.Node, bool]]:
         self._match()
@@ -99,6 +108,7 @@ class _Comparison:
                 continue
             if phrases := tuple(self._node_phrases(node, partner)):
                 modified.append((_ref(node, path), phrases))
+                self._modified[node] = path
             elif (names := _renamed(node, partner)) is not None:
                 renamed.append(names)
         others = {graph: path for path, graph in graph_paths(after)}
@@ -109,6 +119,31 @@ class _Comparison:
             renamed=tuple(renamed),
             initializers=MappingProxyType(self._initializers(paths, others)),
             model=tuple(own),
+        )
+
+    def regions(self) -> list[Region]:
+        """The regions of the changes; `diff` comes first."""
+        partners, changed = self._partners, self._modified
+        sides = [
+            [
+                (node, path)
+                for path, node in _nodes({g: p for p, g in graph_paths(model)})
+                if node not in known
+            ]
+            for model, known in zip(self._models, (partners.after, partners.before), strict=True)
+        ]
+        outputs: list[tuple[ir.Value, ir.Value]] = []
+        for before, after in self._graphs.items():
+            outputs += self._output_pairs(before, after)
+        return find_regions(
+            Changes(
+                removed=sides[0],
+                added=sides[1],
+                modified=[(node, partners.after[node], path) for node, path in changed.items()],
+                kept=((a, b) for a, b in partners.after.items() if a not in changed),
+                graphs=self._graphs,
+                outputs=outputs,
+            )
         )
 
     def _match(self) -> None:
@@ -133,10 +168,9 @@ class _Comparison:
         before, after = graphs
         self._graphs[before] = after
         inputs = list(zip(before.inputs, after.inputs, strict=False))
-        outputs = list(zip(before.outputs, after.outputs, strict=False))
+        outputs = self._output_pairs(before, after)
         if before is self._models[0].graph:
             inputs = pair_by_name(signature_inputs(before), signature_inputs(after))[0]
-            outputs = pair_by_name(before.outputs, after.outputs)[0]
         self._inputs.update(inputs)
         tokens = [self._ids(("port", before, index)) for index in range(len(inputs) + len(outputs))]
         for side, graph in enumerate(graphs):
@@ -207,11 +241,13 @@ class _Comparison:
             for phrase in self._output_phrases(graph, others[name]):
                 yield f"attribute {name}: {phrase}"
 
-    def _output_phrases(self, before: ir.Graph, after: ir.Graph) -> Iterator[str]:
-        pairs = list(zip(before.outputs, after.outputs, strict=False))
+    def _output_pairs(self, before: ir.Graph, after: ir.Graph) -> list[tuple[ir.Value, ir.Value]]:
         if before is self._models[0].graph:
-            pairs = pair_by_name(before.outputs, after.outputs)[0]
-        for index, (a, b) in enumerate(pairs):
+            return pair_by_name(before.outputs, after.outputs)[0]
+        return list(zip(before.outputs, after.outputs, strict=False))
+
+    def _output_phrases(self, before: ir.Graph, after: ir.Graph) -> Iterator[str]:
+        for index, (a, b) in enumerate(self._output_pairs(before, after)):
             a, b = self._sides[0].resolve(a, before), self._sides[1].resolve(b, after)
             if not self._same(a, b) and not self._explained(a, b):
                 yield f"output {index} {quoted(a.name)} from {_origin(a)} > from {_origin(b)}"
@@ -309,7 +345,7 @@ def _label(node: ir.Node) -> str:
 
 
 def _ref(node: ir.Node, path: str) -> NodeRef:
-    return NodeRef(_label(node), f"{node.domain}::{node.op_type}" if node.domain else node.op_type, path)
+    return NodeRef(_label(node), op_name(node), path)
 
 
 def _renamed(before: ir.Node, after: ir.Node) -> tuple[str, str] | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
     import onnx_ir as ir
 
+    from graphopt.rewrite.calibration import Calibration
     from graphopt.rewrite.changes import Declined
     from graphopt.rewrite.rewriter import Rewriter
 
@@ -54,6 +55,20 @@ class Signature:
     outputs: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How much a lossy pass may change the outputs: the check demands it in place of the tolerance.
+
+    Attributes:
+        sqnr_db: The least ratio of signal to error of each float output, in decibel of power.
+        agreement: The least share, from 0 to 1, of the model's decisions (detections, top-1 classes)
+            that stay, where it is known what the model decides.
+    """
+
+    sqnr_db: float
+    agreement: float
+
+
 KEEPS = Signature()
 """The signature stays as it is, exactly."""
 
@@ -78,6 +93,11 @@ class Pass(ABC):
     def signature(self) -> Signature:
         """What the pass does to the signature, given its options."""
         return KEEPS
+
+    @property
+    def loss(self) -> Loss | None:
+        """How much a lossy pass may change, given its options; None where it does not say."""
+        return None
 
     def options(self) -> dict[str, Any]:
         """The options by name, as they are set on this pass."""
@@ -179,11 +199,14 @@ class OpaquePass(Pass):
         packages: The distributions whose versions decide the result, for the cache.
         acts_at_load: Whether its components are parts of ONNX Runtime's optimizer, which acts again when
             the saved file is loaded.
+        wants_feeds: Whether it measures the model on the feeds of the run: then `transform_with_feeds` is
+            called in place of ``transform_file``.
     """
 
     isolated: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ()
     acts_at_load: ClassVar[bool] = False
+    wants_feeds: ClassVar[bool] = False
 
     def components(self) -> frozenset[str]:
         """Every component that can be switched off in the installed version of the tool.
@@ -192,6 +215,19 @@ class OpaquePass(Pass):
         out, a fault has a name; what is left is the pass as a whole.
         """
         return frozenset()
+
+    def layers(self, source: Path) -> tuple[str, ...]:
+        """Further components, which depend on the model: the nodes that can be left as they are.
+
+        A lossy pass that does more than its `Loss` allows has them ranked by the damage that each does.
+
+        Args:
+            source: A complete model file, as ``transform_file`` gets it.
+
+        Returns:
+            Their names in the order of the graph.
+        """
+        return ()
 
     def parts(self) -> Mapping[str, tuple[str, ...]]:
         """The components that are made of others, with these: the others are switched off in their place.
@@ -236,6 +272,19 @@ class OpaquePass(Pass):
             location=f"{target.name}.data",
         )
         return ToolReport()
+
+    def transform_with_feeds(
+        self, source: Path, target: Path, disabled: frozenset[str], feeds: Calibration
+    ) -> ToolReport:
+        """Like ``transform_file``, for a pass that `wants_feeds`.
+
+        Args:
+            source: See ``transform_file``.
+            target: See ``transform_file``.
+            disabled: The components to switch off.
+            feeds: The feeds of the run, those that the user gave where there are any.
+        """
+        raise NotImplementedError(f"{type(self).__name__} wants feeds and does not take them")
 
 
 _PROTO_LIMIT = 2_000_000_000

@@ -54,6 +54,11 @@ def root_name(node: ir.Node) -> str:
     return next((value.name for value in node.outputs if value.name), node.name or "")
 
 
+def op_name(node: ir.Node) -> str:
+    """The operator of a node, with its domain unless that is the default one."""
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
 def held_by(node: ir.Node, path: str) -> Iterator[Held]:
     """The subgraphs of a node that stands in the graph of this path."""
     prefix = f"{path}>" if path else ""

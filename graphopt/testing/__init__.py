@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphopt.testing.assertions import assert_declines as assert_declines
+    from graphopt.testing.assertions import assert_example as assert_example
     from graphopt.testing.assertions import assert_holds as assert_holds
     from graphopt.testing.assertions import assert_rewrites as assert_rewrites
     from graphopt.testing.assertions import assert_same_outputs as assert_same_outputs
@@ -29,13 +30,21 @@ if TYPE_CHECKING:
 # Loaded on first use: pytest imports this package, for the plugin in it, at the start of every run.
 _HOMES = {
     "assert_declines": "graphopt.testing.assertions",
+    "assert_example": "graphopt.testing.assertions",
     "assert_holds": "graphopt.testing.assertions",
     "assert_rewrites": "graphopt.testing.assertions",
     "assert_same_outputs": "graphopt.testing.assertions",
     "model": "graphopt.testing.sources",
 }
 
-__all__ = ["assert_declines", "assert_holds", "assert_rewrites", "assert_same_outputs", "model"]
+__all__ = [
+    "assert_declines",
+    "assert_example",
+    "assert_holds",
+    "assert_rewrites",
+    "assert_same_outputs",
+    "model",
+]
 
 
 def __getattr__(name: str) -> Any:

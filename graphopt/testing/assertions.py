@@ -8,13 +8,14 @@ from typing import Any
 import onnx
 
 from graphopt.model import Model
+from graphopt.pipeline.examples import example_of
 from graphopt.properties.applying import Applied, PassSource, apply, pipeline_of
 from graphopt.properties.faults import NOT_IDEMPOTENT, Fault, invalid
 from graphopt.properties.holding import Proof, Prover
 from graphopt.properties.values import ValueCheck
 from graphopt.properties.wording import diff_lines, feed_text, model_text
 from graphopt.rewrite.diff import structural_diff
-from graphopt.rewrite.passes import Numerics
+from graphopt.rewrite.passes import Numerics, Pass
 from graphopt.testing.sources import ModelSource, model
 
 Feeds = Sequence[Mapping[str, Any]]
@@ -134,6 +135,32 @@ def assert_holds(
     if proof.fault is not None:
         raise AssertionError(_faulty(str(prover.pipeline), before, proof.applied.model, proof.fault))
     return proof.applied.changed
+
+
+def assert_example(cls: type[Pass]) -> onnx.ModelProto:
+    """Require that a pass does something with the example in its docstring, and keeps what it promises.
+
+    The section ``Example:`` holds a model as ONNX text; where the pass needs options, its first line is the
+    pass with them, as in a pipeline: ``my-pass{size=1}``. What it promises is said at `assert_rewrites`.
+
+    Args:
+        cls: The class of the pass.
+
+    Returns:
+        What it makes of the example.
+
+    Raises:
+        AssertionError: There is no example, the pass leaves it as it is, or something does not hold.
+        BadInput: The example cannot be read.
+    """
+    __tracebackhide__ = True
+    example = example_of(cls)
+    if example is None:
+        raise AssertionError(f"{cls.name}: its docstring has no section 'Example:' with a model.")
+    why = invalid(example.before)
+    if why:
+        raise AssertionError(_failed(cls.name, f"Its example is not valid: {why}", example.before))
+    return assert_rewrites(example.pipeline, example.before)
 
 
 def assert_declines(step: PassSource, source: ModelSource, reason: str | None = None) -> None:

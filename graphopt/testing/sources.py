@@ -8,18 +8,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import onnx.numpy_helper
-import onnx.parser
 import onnx.shape_inference
 import onnx_ir as ir
 
-from graphopt.errors import BadInput
 from graphopt.model import Model
+from graphopt.pipeline.examples import OPSET, parse_model
 
 ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Model"
 """ONNX text, the path of a file, or a model in memory."""
-
-OPSET = 18
-IR_VERSION = 10
 
 
 def model(
@@ -47,10 +43,4 @@ def _read(source: ModelSource, opset: int) -> onnx.ModelProto:
         return onnx.ModelProto.FromString(source.SerializeToString())
     if not isinstance(source, str) or ("=>" not in source and "{" not in source):
         return Model.of(source).proto()
-    text = source.strip()
-    if not text.startswith("<"):
-        text = f'<ir_version: {IR_VERSION}, opset_import: ["" : {opset}]>\n{text}'
-    try:
-        return onnx.parser.parse_model(text)
-    except onnx.parser.ParseError as error:
-        raise BadInput(f"The text of the model cannot be read: {str(error).strip()}") from error
+    return parse_model(source, opset)

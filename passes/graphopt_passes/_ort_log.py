@@ -16,6 +16,8 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
+from graphopt import SessionSettings, session_options
+
 RULES = {
     "Level1_RuleBasedTransformer": (
         "CastChainElimination", "CastElimination", "ConvAddFusion", "ConvBNFusion", "ConvMulFusion",
@@ -41,12 +43,6 @@ MANDATORY = frozenset(
 _CONDITIONAL = frozenset({"Avx2WeightS8ToU8Transformer"})  # only where the CPU has AVX2 but no VNNI
 _RAN = re.compile(r"GraphTransformer (\S+) modified: ([01])")
 _APPLYING = re.compile(r"Applying graph transformer (\S+) on step")
-_LEVELS = {
-    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "layout": ort.GraphOptimizationLevel.ORT_ENABLE_LAYOUT,
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-}
 
 
 def modified(log: str) -> tuple[str, ...]:
@@ -69,15 +65,15 @@ def known_names(folder: Path) -> frozenset[str]:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 13]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
     )
-    log = captured(lambda: optimize(model.SerializeToString(), verbose_options("all")), folder)
+    options = verbose_options(SessionSettings(level="all"))
+    log = captured(lambda: optimize(model.SerializeToString(), options), folder)
     rules = {rule for rules in RULES.values() for rule in rules}
     return frozenset({name for name, _ in _RAN.findall(log)} | rules | _CONDITIONAL) - MANDATORY
 
 
-def verbose_options(level: str) -> Any:
+def verbose_options(settings: SessionSettings) -> Any:
     """`onnxruntime.SessionOptions` that make the log tell what the optimizer does."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = _LEVELS[level]
+    options = session_options(settings)
     options.log_severity_level = 0
     options.intra_op_num_threads = 1
     # The session is never run: weights laid out for it would cost a quarter of the memory for nothing.
@@ -85,11 +81,16 @@ def verbose_options(level: str) -> Any:
     return options
 
 
-def optimize(model: str | bytes, options: Any, disabled: frozenset[str] = frozenset()) -> None:
+def optimize(
+    model: str | bytes,
+    options: Any,
+    disabled: frozenset[str] = frozenset(),
+    settings: SessionSettings | None = None,
+) -> None:
     """Let a session optimize ``model`` and drop it."""
-    ort.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=sorted(disabled) or None
-    )
+    used = settings or SessionSettings()
+    providers = [(name, used.options_of(name)) for name in used.providers]
+    ort.InferenceSession(model, options, providers=providers, disabled_optimizers=sorted(disabled) or None)
 
 
 def captured(action: Callable[[], None], folder: Path) -> str:

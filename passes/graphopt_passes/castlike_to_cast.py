@@ -21,6 +21,13 @@ class TypedCast:
 class CastlikeToCast(RewritePass[TypedCast]):
     """Replace ``CastLike(x, y)`` by ``Cast(x, to=type of y)``.
 
+    Example:
+        g (float[2] x) => (float[2] y) {
+            half = Constant <value = double {0.5}> ()
+            typed = CastLike (half, x)
+            y = Mul (x, typed)
+        }
+
     Why it pays:
         A CastLike of a constant depends on ``y``, of which it reads nothing but the type: no constant
         folding can get past it. PyTorch's exporter writes one before every Conv without a bias.

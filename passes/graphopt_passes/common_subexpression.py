@@ -31,6 +31,14 @@ class Duplicate:
 class CommonSubexpression(RewritePass[Duplicate]):
     """Let every reader of a repeated computation read the first one.
 
+    Example:
+        g (float[N, 4] x) => (float[N, 4] y) {
+            a = Exp (x)
+            b = Sqrt (a)
+            c = Exp (x)
+            y = Add (b, c)
+        }
+
     Why it pays:
         Exporters write the same Shape, Gather and Cast chains again and again; models that call a layer
         twice repeat real work.

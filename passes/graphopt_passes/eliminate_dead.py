@@ -13,6 +13,13 @@ from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
 class EliminateDead(RewritePass[ir.Node | ir.Value]):
     """Remove nodes whose outputs nothing reads, and initializers that nothing reads.
 
+    Example:
+        g (float[N, 4] x) => (float[N, 4] y) {
+            a = Exp (x)
+            unread = Neg (a)
+            y = Relu (x)
+        }
+
     Why it pays:
         Dead nodes are computed by runtimes that do not prune, dead weights are stored and loaded.
 

@@ -13,6 +13,13 @@ from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
 class EliminateIdentity(RewritePass[ir.Node]):
     """Replace ``y = Identity(x)`` by ``x``; likewise Dropout in inference and Cast to the same type.
 
+    Example:
+        g (float[N, 4] x) => (float[N, 4] y) {
+            a = Identity (x)
+            b = Dropout (a)
+            y = Relu (b)
+        }
+
     Why it pays:
         Exporters leave an Identity for every shared weight and every module boundary. Each costs a
         kernel call, some a copy, and all of them hide patterns from other passes.

@@ -22,6 +22,14 @@ class Noop:
 class EliminateNoop(RewritePass[Noop]):
     """Remove nodes that return their input as it is, such as Pad by 0, Reshape to the same shape, Mul by 1.
 
+    Example:
+        g (float[2, 3] x) => (float[2, 3] y)
+        <float one = {1}, int64[4] none = {0, 0, 0, 0}> {
+            a = Mul (x, one)
+            b = Pad (a, none)
+            y = Relu (b)
+        }
+
     Why it pays:
         Exporters write the general form of an operation even where this model needs none of it. Each is
         a kernel call and often a copy.

@@ -36,6 +36,13 @@ class Region:
 class EliminateTranspose(RewritePass[Region]):
     """Drop identity permutations, cancel inverse pairs, merge two into one, also across elementwise nodes.
 
+    Example:
+        g (float[1, 8, 8, 3] x) => (float[1, 8, 8, 3] y) {
+            a = Transpose <perm = [0, 3, 1, 2]> (x)
+            b = Relu (a)
+            y = Transpose <perm = [0, 2, 3, 1]> (b)
+        }
+
     Why it pays:
         A Transpose moves every byte and computes nothing. Exporters that translate between layouts leave
         pairs of them around every block.

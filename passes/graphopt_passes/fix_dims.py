@@ -19,6 +19,14 @@ Dim = onnx.TensorShapeProto.Dimension
 class FixDims(OpaquePass):
     """Replace symbolic dims by numbers in inputs, outputs and all shapes between.
 
+    Example:
+        fix-dims{batch=1}
+        g (float[N, 3] x) => (float[N, 2] y)
+        <float[3, 2] w = {1, 2, 3, 4, 5, 6}> {
+            a = MatMul (x, w)
+            y = Relu (a)
+        }
+
     Why it pays:
         With known shapes the shape arithmetic folds away, runtimes plan memory ahead, and compilers for
         accelerators that need static shapes accept the model.

@@ -34,6 +34,14 @@ class ConvBn:
 class FoldConvBn(RewritePass[ConvBn]):
     """Fold ``BatchNormalization(Conv(x))`` into the weight and bias of the Conv; also ConvTranspose.
 
+    Example:
+        g (float[1, 2, 8, 8] x) => (float[1, 2, 8, 8] y)
+        <float[2, 2, 1, 1] w = {1, 2, 3, 4}, float[2] scale = {6, 1},
+         float[2] shift = {0, 1}, float[2] mean = {1, 0}, float[2] var = {4, 1}> {
+            a = Conv (x, w)
+            y = BatchNormalization <epsilon = 0.0> (a, scale, shift, mean, var)
+        }
+
     Why it pays:
         One pass over the activation less for each pair: 53 of them in a ResNet-50.
 

@@ -13,6 +13,12 @@ from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
 class LiftConstants(RewritePass[ir.Node]):
     """Replace ``y = Constant(value)`` by an initializer.
 
+    Example:
+        g (float[N, 4] x) => (float[N, 4] y) {
+            two = Constant <value = float {2}> ()
+            y = Mul (x, two)
+        }
+
     Why it pays:
         A node less to schedule, and one form of constant instead of two for every other pass and tool.
 

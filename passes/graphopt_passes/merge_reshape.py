@@ -26,6 +26,13 @@ class Reshaping:
 class MergeReshape(RewritePass[Reshaping]):
     """Replace two of Reshape, Squeeze, Unsqueeze and Flatten in a row, one a Reshape, by one Reshape.
 
+    Example:
+        g (float[2, 12] x) => (float[1, 2, 3, 4] y)
+        <int64[3] shape = {2, 3, 4}, int64[1] axes = {0}> {
+            a = Reshape (x, shape)
+            y = Unsqueeze (a, axes)
+        }
+
     Why it pays:
         Only the last shape matters; attention blocks are exported with three or four of these in a row.
 

@@ -23,6 +23,13 @@ class Pair:
 class MergeUnsqueeze(RewritePass[Pair]):
     """Replace ``Unsqueeze(Unsqueeze(x, a), b)`` by one Unsqueeze.
 
+    Example:
+        g (float[N, 8] mask) => (float[N, 1, 1, 8] y)
+        <int64[1] first = {1}, int64[1] second = {2}> {
+            a = Unsqueeze (mask, first)
+            y = Unsqueeze (a, second)
+        }
+
     Why it pays:
         ``mask[:, None, None, :]`` is exported as one Unsqueeze for each new axis.
 

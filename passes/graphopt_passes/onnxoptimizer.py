@@ -22,6 +22,15 @@ class OnnxOptimizer(OpaquePass):
     The result is that of ``onnxoptimizer.optimize(model)``: its passes for fusion and elimination, each
     once, in its own order. Each of them is a component.
 
+    Example:
+        g (float[4, 3] x) => (float[4, 2] y)
+        <float[3, 2] w = {1, 2, 3, 4, 5, 6}, float[2] bias = {1, 2}> {
+            a = MatMul (x, w)
+            b = Add (a, bias)
+            c = Identity (b)
+            y = Relu (c)
+        }
+
     Why it pays:
         It removes nodes that do nothing, folds what is known of shapes, and fuses BatchNormalization,
         biases, Pads and Transposes into the operators beside them. Other tools build on it.

@@ -25,6 +25,19 @@ class OnnxScript(OpaquePass):
     consists of, by the names of their classes (``FoldConstantsPass``, which infers shapes as well,
     ``InlinePass``, ``CommonSubexpressionEliminationPass``), and each rule of its ``RewritePass``.
 
+    Example:
+        <ir_version: 10, opset_import: ["" : 18, "local" : 1]>
+        g (float[N, 4] x) => (float[N, 4] y) {
+            x1 = Relu (x)
+            x2 = Relu (x1)
+            y = local.silu (x2)
+        }
+        <domain: "local", opset_import: ["" : 18]>
+        silu (a) => (c) {
+            b = Sigmoid (a)
+            c = Mul (a, b)
+        }
+
     Why it pays:
         It is what the exporter of PyTorch runs; on models of other exporters it folds and inlines as much,
         and fuses Clips, Casts, Reshapes, Transposes, BatchNormalization and Pads.

@@ -24,6 +24,16 @@ _LARGEST_STEP = "512MB"  # what a Tile or Expand in between may make
 class OnnxSim(OpaquePass):
     """Fold constants and infer shapes with onnxsim.
 
+    Example:
+        g (float[2, 3, 4] x) => (float[2, 12] y)
+        <int64 first = {0}, int64[1] axes = {0}, int64[1] rest = {-1}> {
+            a = Shape (x)
+            b = Gather (a, first)
+            c = Unsqueeze (b, axes)
+            shape = Concat <axis = 0> (c, rest)
+            y = Reshape (x, shape)
+        }
+
     Why it pays:
         Exporters compute shapes, masks and anchors with chains of nodes that depend on nothing but
         constants; folded, they are one tensor, and what reads them can be rewritten.

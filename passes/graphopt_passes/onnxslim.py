@@ -31,6 +31,15 @@ class OnnxSlim(OpaquePass):
     ``constant_folding``, ``dead_node_elimination``, ``subexpression_elimination``, ``weight_tying`` and
     ``shape_infer``.
 
+    Example:
+        g (float[1, 2, 8, 8] x) => (float[1, 2, 10, 10] y)
+        <int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}, float[2, 2, 1, 1] w = {1, 2, 3, 4},
+         float[1, 2, 1, 1] scale = {2, 3}> {
+            a = Pad (x, pads)
+            b = Conv (a, w)
+            y = Mul (b, scale)
+        }
+
     Why it pays:
         Ultralytics runs it on every export: it folds what only depends on constants and shapes, removes
         nodes without effect, and fuses BatchNormalization, Add, Mul and Pad into Convs.

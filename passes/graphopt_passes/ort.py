@@ -6,22 +6,29 @@ import difflib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import onnx.defs
+from graphopt import BadInput, Numerics, OpaquePass, SessionSettings, Signature, ToolReport
+from graphopt_passes import _files, _foreign
 
-from graphopt import BadInput, Numerics, OpaquePass, ToolReport
-from graphopt_passes import _files
-
-_BLOCKED = "com.microsoft.nchwc"
 _OUTSIDE_ABOVE = 1_500_000_000
 
 
 @dataclass(frozen=True)
 class Ort(OpaquePass):
     """Let ONNX Runtime optimize the model and save what it made.
+
+    Example:
+        g (float[N, 4] x) => (float[N, 4] y)
+        <float root = {1.4142135}, float one = {1}, float half = {0.5}> {
+            a = Div (x, root)
+            b = Erf (a)
+            c = Add (b, one)
+            d = Mul (x, c)
+            y = Mul (d, half)
+        }
 
     Why it pays:
         ONNX Runtime fuses what it has kernels for: activations into Convs, attention, LayerNorm, Gelu.
@@ -41,7 +48,11 @@ class Ort(OpaquePass):
         as components, read from its log.
 
     Attributes:
-        level: How far to go: ``basic``, ``extended``, ``layout`` or ``all``.
+        level: How far to go: ``disable`` (it only splits what it has no kernel for), ``basic``,
+            ``extended``, ``layout`` or ``all``.
+        dims: Sizes to fix symbolic dims to, by name: ONNX Runtime's free-dimension overrides.
+        session: More settings and entries of the session that optimizes, as ``--session`` takes them:
+            ``[optimization.enable_gelu_approximation=1]``, or ``[providers=CUDAExecutionProvider]``.
     """
 
     name = "ort"
@@ -49,7 +60,24 @@ class Ort(OpaquePass):
     packages = ("onnxruntime",)
     acts_at_load = True
 
-    level: Literal["basic", "extended", "layout", "all"] = "extended"
+    level: Literal["disable", "basic", "extended", "layout", "all"] = "extended"
+    dims: Mapping[str, int] = field(default_factory=dict[str, int])
+    session: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(changes=bool(self.dims), dims=self.dims)
+
+    def settings(self) -> SessionSettings:
+        """How the session is made that optimizes.
+
+        Raises:
+            BadInput: A setting does not exist, or cannot be said here.
+        """
+        said = SessionSettings.of(self.session)
+        if said.dims or said.denotations or said.level or said.disabled:
+            raise BadInput("Pass 'ort' has the options level and dims, and --skip for what is switched off.")
+        return replace(said, level=self.level, dims=tuple(sorted(self.dims.items())))
 
     def components(self) -> frozenset[str]:
         from graphopt_passes import _ort_log
@@ -72,14 +100,20 @@ class Ort(OpaquePass):
 
         _refuse_unknown(disabled, target.parent)
         before = _Content.of(source)
-        options = _ort_log.verbose_options(self.level)
+        for name in sorted(self.dims.keys() - before.dims):
+            there = ", ".join(sorted(before.dims)) or "none"
+            raise BadInput(f"Pass 'ort': no input has a symbolic dim '{name}'; there are {there}.")
+        settings = self.settings()
+        options = _ort_log.verbose_options(settings)
         options.optimized_model_filepath = str(target)
         if before.files or source.stat().st_size > _OUTSIDE_ABOVE:
             # Else the result would look for the source's files beside itself, or pass protobuf's 2 GB.
             prefix = "session.optimized_model_external_initializers"
             options.add_session_config_entry(f"{prefix}_file_name", f"{target.name}.data")
             options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
-        log = _ort_log.captured(lambda: _ort_log.optimize(str(source), options, disabled), target.parent)
+        log = _ort_log.captured(
+            lambda: _ort_log.optimize(str(source), options, disabled, settings), target.parent
+        )
         after = _Content.of(target)
         modified = _ort_log.modified(log)
         if "CastFloat16Transformer" in modified and after.nodes > before.nodes and after.casts > before.casts:
@@ -96,52 +130,31 @@ class Ort(OpaquePass):
         if always:
             notes.append(f"{', '.join(always)} changed the model too and cannot be switched off")
         components = tuple(name for name in modified if name not in _ort_log.MANDATORY)
-        return ToolReport(components, tuple(notes), _portability(before.foreign, after.foreign))
+        return ToolReport(components, tuple(notes), _foreign.portability(before.foreign, after.foreign))
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What the report needs of a file: nodes, Casts, operators that ONNX lacks, files of weights."""
+    """What the pass needs of a file: nodes, Casts, operators that ONNX lacks, files of weights, dims."""
 
     nodes: int
     casts: int
     foreign: Counter[tuple[str, str]]
     files: frozenset[str]
+    dims: frozenset[str]
 
     @classmethod
     def of(cls, path: Path) -> _Content:
         model = _files.read_structure(path)
-        ops = Counter((node.domain, node.op_type) for graph in _files.graphs(model) for node in graph.node)
-        versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
-        own = {(function.domain, function.name) for function in model.functions}
-        foreign = {op: n for op, n in ops.items() if op not in own and not _is_standard(op, versions)}
+        ops = _foreign.operators(model)
         casts = ops["", "Cast"] + ops["ai.onnx", "Cast"]
-        return cls(ops.total(), casts, Counter(foreign), _files.data_files(model))
-
-
-def _is_standard(op: tuple[str, str], versions: dict[str, int]) -> bool:
-    # By schema: ONNX Runtime puts LayerNormalization into the default domain below opset 17 as well.
-    domain, name = _domain(op[0]), op[1]
-    return domain in versions and onnx.defs.has(name, versions[domain], domain)
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
+        shapes = [info.type.tensor_type.shape for info in model.graph.input]
+        dims = frozenset(dim.dim_param for shape in shapes for dim in shape.dim if dim.dim_param)
+        return cls(ops.total(), casts, _foreign.foreign(model, ops), _files.data_files(model), dims)
 
 
 def _label(op: tuple[str, str]) -> str:
-    return f"{op[1]} in blocked layout" if op[0] == _BLOCKED else op[1]
-
-
-def _portability(
-    before: Counter[tuple[str, str]], after: Counter[tuple[str, str]]
-) -> Literal["any runtime", "onnxruntime", "this cpu"] | None:
-    if any(domain == _BLOCKED for domain, _ in after):
-        return "this cpu"
-    if after - before:
-        return "onnxruntime"
-    # Operators that the source had already say nothing of where it is meant to run.
-    return None if after else "any runtime"
+    return f"{op[1]} in blocked layout" if op[0] == _foreign.BLOCKED else op[1]
 
 
 def _refuse_unknown(disabled: frozenset[str], folder: Path) -> None:

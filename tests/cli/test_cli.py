@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 
 FAULTY = str(Path(__file__).parents[1] / "faulty_passes.py")
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
@@ -226,7 +226,7 @@ def test_a_fault_of_ours_is_exit_70(
 def test_help_is_quick_to_load_and_grouped() -> None:
     heavy = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim")
     code = (
-        "import sys\nfrom graphopt.cli import run\n"
+        "import sys\nfrom graphopt.cli import execute as run\n"
         f"run(['--help'])\nprint('LOADED', [m for m in {heavy} if m in sys.modules])"
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)
@@ -263,3 +263,12 @@ def test_colours_are_as_asked(
     monkeypatch.setenv("NO_COLOR", "1")
     assert cli(command) == 0
     assert "\x1b[32m" not in capsys.readouterr().out
+
+
+def test_a_pattern_that_the_shell_spread(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["run", "m.onnx", "--inputs", "a.npz", "b.npz"]) == 2
+    assert "put it in quotes: --inputs" in capsys.readouterr().err
+
+
+def test_without_checks_an_unchanged_model_is_no_failure(here: Path) -> None:
+    assert cli(["run", "m.onnx", "--check", "off", "-q", "--pipeline", "fold-conv-bn"]) == 0

@@ -9,14 +9,14 @@ import sys
 import pytest
 
 from graphopt.cli import completing
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 from graphopt.pipeline import registry
 
 
 def offered(*words: str) -> list[str]:
     """What the script of bash gets, and the modules that were needed for it."""
     code = (
-        "import sys\nfrom graphopt.cli import run\n"
+        "import sys\nfrom graphopt.cli import execute as run\n"
         "try:\n    run([])\nfinally:\n    heavy = {'onnx', 'onnx_ir', 'onnxruntime', 'numpy'}\n"
         "    assert heavy.isdisjoint(sys.modules)"
     )

@@ -16,7 +16,7 @@ import pytest
 import real_faults
 
 import graphopt
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 
 FAULTY = str(Path(__file__).parents[1] / "faulty_passes.py")
 TEXT = """<ir_version: 8, opset_import: ["": 17]>

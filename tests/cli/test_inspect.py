@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
     g (int64[batch, seq] ids, float[batch, K] x) => (float[batch, seq, 2] e, float[batch, 3] y)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +68,9 @@ def test_the_file_is_a_plugin_as_it_is(here: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     file = here / "own-pass" / "graphopt_own_pass" / "own_pass.py"
     assert cli(["passes", "own-pass", "--plugin", str(file)]) == 0
-    assert "Why it pays" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Why it pays" in shown
+    assert "    a = Neg (x)\n    b = Neg (a)\n" in shown
 
 
 @pytest.mark.parametrize("name", ["own-pass", "own_pass", "OwnPass", "own pass"])

@@ -13,7 +13,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
     g (float[N, 3] x) => (float[N, 3] y) { a = Identity(x) y = Relu(a) }"""

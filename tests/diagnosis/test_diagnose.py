@@ -255,6 +255,9 @@ def test_a_run_leaves_out_no_more_than_the_guilty(name: str, tmp_path: Path) -> 
     assert named(result.record) == planted(case.culprits)
     assert result.record.clean_without_culprits
     assert len(result.healed) == len(case.culprits)
+    for culprit in result.record.culprits:
+        if culprit.effect in ("wrong values", "wrong shape"):
+            assert any(place.picture is not None for place in culprit.places)
 
     assert units(result.record) == units(harmless(case, source, [str(skip) for skip in result.healed]))
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt import Numerics, Pass, PatternPass, RewritePass, Rewriter
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 from graphopt.fuzzing.campaign import Campaign, FuzzOptions, fuzz
 from graphopt.fuzzing.generate import Generator
 from graphopt.fuzzing.hints import hints_of

@@ -454,7 +454,7 @@ class TestAsLoaded:
             assert judge is not None
             spec = checker.reference.spec
             checker._loaded = judge.judge(  # pyright: ignore[reportPrivateUsage]
-                type(spec)(str(tmp_path / "wrong.onnx"), "all")
+                type(spec)(str(tmp_path / "wrong.onnx"), level="all")
             )
             same = checker.as_loaded(tmp_path / "wrong.onnx")
             other = checker.as_loaded(tmp_path / "other.onnx")

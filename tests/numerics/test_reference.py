@@ -11,7 +11,8 @@ from graphopt.errors import BadInput
 from graphopt.model import Model
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.reference import Reference, coarsest, establish, grains, quantization_steps
-from graphopt.numerics.runtime import Level, Opened, Runtime, SessionSpec
+from graphopt.numerics.runtime import Opened, Runtime, SessionSpec
+from graphopt.pipeline.settings import Level
 
 
 def model(text: str, **arrays: object) -> Model:

@@ -14,6 +14,7 @@ from graphopt.errors import BadInput
 from graphopt.numerics import served
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.runtime import Runtime, SessionSpec, sentence, session
+from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.pipeline.worker import Reply, Worker, pool
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>'
@@ -103,7 +104,7 @@ def test_a_session_that_cannot_be_made(
     assert words in outcome.error
     assert str(tmp_path) not in outcome.error
     with pytest.raises(BadInput, match="onnxruntime does not load"):
-        session(spec.path)
+        session(spec.path, PLAIN)
 
 
 def test_a_missing_file_and_a_missing_provider(tmp_path: Path, runtime: Runtime) -> None:
@@ -111,7 +112,7 @@ def test_a_missing_file_and_a_missing_provider(tmp_path: Path, runtime: Runtime)
         runtime.open(SessionSpec(str(tmp_path / "none.onnx")))
     spec = write(tmp_path, "main (float[N] x) => (float[N] y) { y = Neg(x) }")
     with pytest.raises(BadInput, match=r"no provider 'TpuExecutionProvider': it has .*CPUExecutionProvider"):
-        runtime.open(SessionSpec(spec.path, provider="TpuExecutionProvider"))
+        runtime.open(SessionSpec(spec.path, providers=("TpuExecutionProvider",)))
 
 
 def test_a_process_that_dies_is_a_status_and_names_the_feed(tmp_path: Path) -> None:
@@ -160,13 +161,13 @@ def test_a_run_that_hangs_is_a_status(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", ["disable", "basic", "extended", "all"])
 def test_levels(tmp_path: Path, runtime: Runtime, level: Any) -> None:
     spec = write(tmp_path, "main (float[N] x) => (float[N] y) { y = Neg(x) }")
-    outcome = runtime.run(SessionSpec(spec.path, level, threads=1), [feed(x=np.ones(1, np.float32))])
+    outcome = runtime.run(SessionSpec(spec.path, level=level, threads=1), [feed(x=np.ones(1, np.float32))])
     assert outcome.status == "ok"
 
 
 def test_a_session_for_a_user(tmp_path: Path) -> None:
     spec = write(tmp_path, "main (float[N] x) => (float[N] y) { y = Neg(x) }")
-    made = session(spec.path, threads=1, config={"session.intra_op.allow_spinning": "0"})
+    made = session(spec.path, SessionSettings(threads=1, spinning=False))
     assert isinstance(made, ort.InferenceSession)
     assert np.array_equal(np.asarray(made.run(None, {"x": np.ones(1, np.float32)})[0]), [-1.0])
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from graphopt import BadInput
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 from graphopt_passes import _shapes
 from graphopt_passes.fix_dims import FixDims
 from tests.support import Arrays, assert_same, outputs, proto, to_proto, valid

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
+import graphopt
 from graphopt import BadInput, Model, PassError, ToolReport
 from graphopt.pipeline.opaque import Toolbox, run_tool
 from graphopt_passes import _ort_log
@@ -100,6 +101,49 @@ def test_blocked_layout_belongs_to_this_cpu(level: Any, tmp_path: Path) -> None:
     result, report = apply(Ort(level=level), source, tmp_path / "off", "NchwcTransformer")
     assert support.ops(result) == ["com.microsoft::FusedConv"]
     assert report.portability == "onnxruntime"
+
+
+def test_level_disable_does_nothing(tmp_path: Path) -> None:
+    source = graph("a = Neg(x) b = Identity(a) y = Exp(b)")
+    result, report = apply(Ort(level="disable"), source, tmp_path)
+    assert support.ops(result) == ["Neg", "Identity", "Exp"]
+    assert report == ToolReport(portability="any runtime")
+
+
+def test_dims_are_fixed(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N, 3] x) => (float[N, 3] y) { y = Exp(x) }'
+    onnx.save(onnx.parser.parse_model(text), path)
+    result = graphopt.run(path, "ort{dims=[N=4]}", cache=False)
+    assert result.verdict == "identical"
+    assert result.model.interface().inputs[0].shape == (4, 3)
+    with pytest.raises(BadInput, match="no input has a symbolic dim 'M'; there are N"):
+        graphopt.run(path, "ort{dims=[M=4]}", cache=False)
+
+
+def test_session_settings_shape_the_optimizer(tmp_path: Path) -> None:
+    approximated = Ort(session={"optimization.enable_gelu_approximation": "1"})
+    source = support.proto(
+        graph("a = Div(x, r) b = Erf(a) c = Add(b, o) d = Mul(x, c) y = Mul(d, h)"),
+        r=np.array(2**0.5, np.float32), o=np.array(1, np.float32), h=np.array(0.5, np.float32),
+    )  # fmt: skip
+    exact, _ = apply(Ort(), source, tmp_path / "exact")
+    fast, _ = apply(approximated, source, tmp_path / "fast")
+    assert support.ops(exact) == ["com.microsoft::Gelu"]
+    assert support.ops(fast) == ["com.microsoft::FastGelu"]
+
+
+@pytest.mark.parametrize(
+    ("session", "words"),
+    [
+        ({"optimization.enable_gelu_approx": "1"}, "did you mean 'optimization.enable_gelu_approximation'"),
+        ({"dims.N": "1"}, "has the options level and dims"),
+        ({"providers": "NoExecutionProvider"}, "no provider 'NoExecutionProvider'"),
+    ],
+)
+def test_a_wrong_setting_is_refused(session: dict[str, str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=words):
+        apply(Ort(session=session), graph("y = Neg(x)"), tmp_path)
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:

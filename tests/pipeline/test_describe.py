@@ -4,8 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from graphopt import Numerics, OpaquePass, RewritePass, Rewriter, SurgeonPass
-from graphopt.pipeline.describe import OptionDoc, describe, render_reference
+from graphopt.pipeline.describe import ExampleDoc, OptionDoc, describe, render_reference
 from graphopt.pipeline.registry import Entry, Registry
+
+MODEL = """\
+g (float[N] x) => (float[N] y) <float zero = {0}> {
+    y = Add (x, zero)
+}"""
 
 
 class _Rewrite(RewritePass[Any]):
@@ -24,6 +29,12 @@ class Documented(_Rewrite):
 
     As every compiler does:
     no section this.
+
+    Example:
+        documented{level=all}
+        g (float[N] x) => (float[N] y) <float zero = {0}> {
+            y = Add (x, zero)
+        }
 
     Why it pays:
         One kernel less.
@@ -56,7 +67,11 @@ class Bare(SurgeonPass):
 
 
 class Tool(OpaquePass):
-    """Run a tool."""
+    """Run a tool.
+
+    Example:
+        g (float x) => (float y) { y = Neg (x) }
+    """
 
     name, numerics = "tool", Numerics.REASSOCIATES
 
@@ -72,6 +87,8 @@ def test_what_a_docstring_says() -> None:
     assert doc.kind == "rewrites one site at a time"
     assert doc.numerics == "exact: bit for bit the same outputs"
     assert (doc.min_opset, doc.roots) == (13, ("Add", "com.microsoft::Gelu"))
+    assert doc.example == ExampleDoc("documented{level=all}", MODEL)
+    assert str(doc.example) == f"documented{{level=all}}\n{MODEL}"
     assert doc.sections == (
         ("Why it pays", "One kernel less.\n\nSometimes two."),
         ("Source", "The ONNX specification."),
@@ -87,7 +104,7 @@ def test_what_a_docstring_says() -> None:
 
 def test_a_class_without_a_docstring() -> None:
     doc = describe(Bare)
-    assert (doc.summary, doc.text, doc.sections) == ("", "", ())
+    assert (doc.summary, doc.text, doc.sections, doc.example) == ("", "", (), None)
     assert doc.kind == "edits the whole graph with GraphSurgeon"
     assert [option.name for option in doc.options] == ["size"]
 
@@ -116,7 +133,7 @@ def test_the_reference() -> None:
             Entry("bad", "pipeline", "acme:BAD", "acme 1.0", lambda: "tool,broken"),
         ]
     )
-    text = render_reference(registry)
+    text = render_reference(registry, {"documented": "![before](a.svg)\n![after](b.svg)"})
     assert (
         text
         == """\
@@ -131,6 +148,22 @@ def test_the_reference() -> None:
 
 Replace ``Add(x, 0)`` by ``x``.
 
+![before](a.svg)
+![after](b.svg)
+
+<details markdown="1">
+<summary>The example as ONNX text</summary>
+
+The model before, for `documented{level=all}`:
+
+```text
+g (float[N] x) => (float[N] y) <float zero = {0}> {
+    y = Add (x, zero)
+}
+```
+
+</details>
+
 From acme; rewrites one site at a time. Numerics: exact: bit for bit the same outputs. Looks at `Add`, \
 `com.microsoft::Gelu`. Needs opset 13 or higher.
 
@@ -141,8 +174,6 @@ no section this.
 
 Sometimes two.
 
-**Source.** The ONNX specification.
-
 | option | takes | default | |
 | --- | --- | --- | --- |
 | `level` | basic or all | `basic` | How far to go; a sentence that goes on. |
@@ -151,9 +182,22 @@ Sometimes two.
 | `noted` | true or false | `true` | From the field. |
 | `silent` | a number | `1.0` |  |
 
+**Source.** The ONNX specification.
+
 ## tool
 
 Run a tool.
+
+<details markdown="1">
+<summary>The example as ONNX text</summary>
+
+The model before:
+
+```text
+g (float x) => (float y) { y = Neg (x) }
+```
+
+</details>
 
 From acme; changes the whole model at once. Numerics: reassociates: rounding may differ.
 

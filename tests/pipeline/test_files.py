@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from graphopt.pipeline.files import (
     write_pipeline_file,
 )
 from graphopt.pipeline.registry import Entry, Registry
+from graphopt.pipeline.settings import SessionSettings
 from graphopt.pipeline.toml_lines import line_of, lines_of_keys
 from graphopt.rewrite.gate import Skip
 
@@ -148,8 +150,8 @@ def test_pipelines(text: str, pipeline: str, path: Path) -> None:
         (
             'passes = ["plain"]\n\n[check]\non-falure = "stop"',
             ":4: unknown key 'on-falure' in [check]: did you mean 'on-failure'? the keys are check,"
-            " on-failure, inputs, dim, seed, samples, special, atol, rtol, reference, provider, threads and"
-            " timeout.",
+            " on-failure, inputs, dim, seed, samples, special, atol, rtol, reference, pixels, runtime,"
+            " provider, threads and timeout.",
         ),
         (
             '# first\nbse = "portable"',
@@ -306,19 +308,54 @@ n.p = """a""""
 
 
 def test_session_entries(path: Path) -> None:
-    assert read(path, '[session]\n"a.b" = "c"').session == {"a.b": "c"}
-    with pytest.raises(
-        PipelineError, match=r":1: 'session' cannot be .*: expected a table of session entries"
+    text = """[session]
+threads = 2
+spinning = false
+"session.set_denormal_as_zero" = true
+session.disable_prepacking = 1
+providers = "CPUExecutionProvider"
+config = {"new.key" = "x"}
+[session.dims]
+batch = 1
+"""
+    found = read(path, text).session
+    assert found == SessionSettings(
+        threads=2,
+        spinning=False,
+        dims=(("batch", 1),),
+        config=(
+            ("new.key", "x"),
+            ("session.disable_prepacking", "1"),
+            ("session.set_denormal_as_zero", "1"),
+        ),
+    )
+    for text, words in (
+        ("session = 1", ":1: 'session' cannot be 1: expected a table of session settings"),
+        ("session = {a = 1}", ":1: There is no session setting 'a'"),
+        ('[session]\n"a.b" = "c"', ":2: ONNX Runtime has no session entry 'a.b' that is known here"),
+        ("[session]\nthreads = 0", ":2: The session setting 'threads' cannot be 0: expected an integer"),
     ):
-        read(path, "session = {a = 1}")
+        with pytest.raises(PipelineError, match=re.escape(words)):
+            read(path, text)
 
 
 def test_a_written_file_reads_as_what_it_was_written_from(path: Path) -> None:
     pipeline = Pipeline("plain,fixpoint(plain,tool{count=2}),tool{level=x}", REGISTRY)
     skips = (Skip.parse('plain@sub::odd "name"\\of~1'), Skip.parse("tool"), Skip.parse("tool/Part"))
-    write_pipeline_file(path, pipeline, skips, {"key.of": "A;B"}, "two\nlines")
+    session = SessionSettings.of(
+        {
+            "config": {"key.of": "A;B"},
+            "optimization.disable_specified_optimizers": "A;B",
+            "level": "extended",
+            "dims": {"N": 2},
+            "disabled": ["Part"],
+            "provider-options": {"X": {"a": "1"}},
+            "arena": False,
+        }
+    )
+    write_pipeline_file(path, pipeline, skips, session, "two\nlines")
     found = read_pipeline_file(path, REGISTRY)
     assert found.pipeline == pipeline
     assert found.skips == skips
-    assert found.session == {"key.of": "A;B"}
+    assert found.session == session
     assert path.read_text().startswith("# two\n# lines\n")

@@ -10,7 +10,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from graphopt.cli import run as cli
+from graphopt.cli import execute as cli
 from graphopt.errors import PipelineError
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.spec import Pipeline

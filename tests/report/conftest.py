@@ -1,11 +1,8 @@
-"""Records to make reports of, and a browser to look at them."""
+"""Records to make reports of."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -33,7 +30,6 @@ from graphopt.record.data import (
 )
 
 SITE = "softmax-last@scores"
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def model() -> onnx.ModelProto:
@@ -78,6 +74,17 @@ def long() -> Record:
     return graphopt.run(chain(10_000), "exact", check="off").record
 
 
+@pytest.fixture(scope="session")
+def tooled() -> Record:
+    """A run of a tool that fuses three times."""
+    layers = "".join(f"s{i} = Sigmoid(v{i}) m{i} = Mul(v{i}, s{i}) v{i + 1} = Exp(m{i}) " for i in range(3))
+    text = f'<ir_version: 9, opset_import: ["" : 17]> g (float[2,3] v0) => (float[2,3] v3) {{ {layers} }}'
+    found = onnx.parser.parse_model(text)
+    for at, node in enumerate(found.graph.node):
+        node.name = f"/{node.op_type}_{at // 3}"
+    return graphopt.run(found, "ort", cache=False).record
+
+
 @pytest.fixture
 def diagnosed() -> Record:
     """A diagnosis with a culprit."""
@@ -117,19 +124,6 @@ def diagnosed() -> Record:
         diagnosis=DiagnosisEntry("culprits", "softmax-last breaks the model.", "wrong values", check),
         culprits=[culprit], clean_without_culprits=True, trials=4,
     )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    if found is None:
-        pytest.skip("needs a Chromium on the path")
-    with api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import graphopt
-from graphopt.cli import run
+from graphopt.cli import execute as run
 
 TEXT = """
     <ir_version: 9, opset_import: ["" : 17]>

@@ -25,6 +25,7 @@ from graphopt.record.data import (
     Record,
     ResultEntry,
     SiteEntry,
+    SliceKind,
     Source,
     from_json,
     to_json,
@@ -125,7 +126,7 @@ def test_a_report_stays_small_whatever_the_names(diagnosed: Record) -> None:
     assert packed.drawn < 20_000
     page = render(diagnosed)
     assert len(page) < 3_000_000
-    assert "rewrites have a drawing, of each pass the first ones" in page
+    assert "rewrites and regions have a drawing, of each pass the first ones" in page
     last = unpacked(page)["rows"][-1]
     assert last[7] == 19_999
     assert last[-1]
@@ -200,6 +201,47 @@ def test_the_plot_is_in_noise_floors_where_all_are_known() -> None:
     assert plot.rows[1].marks[0].at == pytest.approx(plot.floor, abs=0.1)
     plot = pass_plot(record(None))
     assert (plot.unit, plot.floor) == ("absolute error", None)
+
+
+def kinds_record(*kinds: list[SliceKind]) -> Record:
+    outputs = [OutputCheck("y", "rounding", dtype="float32", kinds=found) for found in kinds]
+    outputs.append(OutputCheck("y", "broken", dtype="float32", reason="Its shape is another on feed a."))
+    passes = [
+        PassEntry(f"p{at}", "changed", f"p{at}", check=CheckEntry("rounding", outputs=[output]))
+        for at, output in enumerate(outputs)
+    ]
+    return Record("run", "0", {}, Source(None, "", {}, 1, 0), "p", passes=passes)
+
+
+def test_the_plot_has_a_line_for_each_kind_of_slice() -> None:
+    boxes = [SliceKind("0-3", 640, error, times) for error, times in ((0.0, 0.0), (1e-3, 0.5))]
+    scores = [SliceKind("4-83", 1e-4, error, times) for error, times in ((0.0, 0.0), (1e-8, 2.0))]
+    plot = pass_plot(kinds_record(*map(list, zip(boxes, scores, strict=True))))
+    assert [line.name for line in plot.lines] == ["y[0-3]", "y[4-83]"]
+    assert plot.unit == "error, times the noise floor"
+    places = [[mark.at for mark in row.marks] for row in plot.rows]
+    assert places[0] == [4.0, 4.0]
+    assert None not in places[1]
+    assert places[2] == [97.0, 97.0]  # of another shape: all of it is wrong
+    assert plot.rows[1].marks[1].text == "y[4-83], up to 1.0e-04: error 1.0e-08, 2 times its noise floor"
+
+
+def test_the_worst_lines_are_drawn_and_the_others_are_told_of() -> None:
+    def record(errors: list[float]) -> Record:
+        found = [
+            OutputCheck(f"y{at}", "rounding", kinds=[SliceKind("", 1.0, error, error / 1e-7)])
+            for at, error in enumerate(errors)
+        ]
+        check = CheckEntry("rounding", outputs=found)
+        passes = [PassEntry("p", "changed", "p", check=check)]
+        return Record("run", "0", {}, Source(None, "", {}, 1, 0), "p", passes=passes)
+
+    plot = pass_plot(record([at * 1e-7 for at in range(10)]))
+    assert [line.name for line in plot.lines] == [f"y{at}" for at in range(9, 1, -1)]
+    assert plot.notes == ["1 more is less far off", "1 more is identical throughout"]
+    plot = pass_plot(record([0.0, 0.0]))
+    assert ([line.name for line in plot.lines], plot.notes) == (["all 2 outputs"], [])
+    assert plot.rows[0].marks[0].text == "all 2 outputs: identical"
 
 
 def test_a_line_stays_whole_where_rows_are_hidden() -> None:

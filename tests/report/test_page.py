@@ -73,6 +73,21 @@ def test_a_rewrite_is_drawn_when_it_is_opened(opened: Opened, ran: Record) -> No
     assert "--skip eliminate-transpose@" in row.inner_text()
 
 
+def test_what_a_tool_changed_is_drawn_place_by_place(opened: Opened, tooled: Record) -> None:
+    page = opened(tooled)
+    rows = page.locator("#list .row")
+    assert [row.locator(".to").inner_text() for row in rows.all()] == ["Sigmoid + Mul → QuickGelu"] * 3
+    page.select_option("#by-op", "Mul")
+    assert rows.count() == 3
+    page.fill("#search", "sigmoid_1")
+    page.wait_for_selector("#count:text-matches('^1 of')")
+    assert page.locator("#list svg").count() == 0
+    rows.locator("summary").click()
+    rows.locator("svg").nth(1).wait_for()
+    assert rows.locator("svg .node .title").all_text_contents() == ["Sigmoid", "Mul", "QuickGelu"]
+    assert "changed by ort" in rows.inner_text()
+
+
 def test_search_and_filters_narrow_the_list(opened: Opened, ran: Record) -> None:
     page = opened(ran)
     everything = page.locator("#list .row").count()
@@ -130,6 +145,17 @@ def test_a_diagnosis_shows_the_culprit_and_how_its_error_grows(
     assert culprit.locator(".drift tbody tr").count() == 2
     assert culprit.locator(".drift path.line").count() > 0
     assert culprit.get_by_role("link").get_attribute("href") == "fault/issue.md"
+
+
+def test_what_a_run_left_out_is_drawn_though_it_is_no_change(opened: Opened, diagnosed: Record) -> None:
+    (site,) = diagnosed.passes[0].sites
+    diagnosed.command, diagnosed.diagnosis = "run", None
+    diagnosed.culprits[0].places[0].picture = site.picture
+    diagnosed.passes[0].sites, diagnosed.passes[0].check = [], None
+    page = opened(diagnosed)
+    assert page.locator("#changes").count() == 0
+    assert page.locator("#culprits .sites svg").count() == 2
+    assert page.locator("#culprits dd.differs").all_inner_texts() == ["1", "-1"]
 
 
 def test_ten_thousand_rewrites_open_at_once_and_stay_quick(

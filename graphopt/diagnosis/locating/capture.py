@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from graphopt.numerics.runtime import SessionSpec
+from graphopt.numerics.runtime import SessionSpec, provider_list
 from graphopt.numerics.served import run_values
 from graphopt.numerics.values import Array
 
@@ -71,7 +71,8 @@ class Capture:
         if self._spec.threads is not None:
             options.intra_op_num_threads = self._spec.threads
         ort.set_seed(0)
-        return ort.InferenceSession(self._proto.SerializeToString(), options, providers=[self._spec.provider])
+        providers = provider_list(self._spec)
+        return ort.InferenceSession(self._proto.SerializeToString(), options, providers=providers)
 
 
 class Pace:

@@ -83,6 +83,7 @@ class FeedPlan:
         notes: Sentences about what could not be had, such as a second size.
         attempts: How many times the source was tried.
         tried: The sizes that were tried, in order.
+        told: How images of the user were made into tensors, in a phrase; empty where there are none.
     """
 
     sets: tuple[FeedSet, ...]
@@ -92,6 +93,11 @@ class FeedPlan:
     notes: tuple[str, ...] = ()
     attempts: int = 0
     tried: tuple[Tried, ...] = ()
+    told: str = ""
+
+    def origin(self, where: str) -> str:
+        """Where the feeds come from, for people, with what was made of images."""
+        return f"{where} ({self.told})" if self.told else where
 
 
 class NoFeeds(BadInput):

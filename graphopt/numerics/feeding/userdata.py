@@ -1,10 +1,11 @@
-"""Feeds from the user's files: .npz, a folder of .npy, or an ONNX test data set."""
+"""Feeds from the user's files: .npz, a folder of .npy, an ONNX test data set, or images."""
 
 from __future__ import annotations
 
 import glob
+import itertools
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +16,50 @@ from onnx import numpy_helper
 
 from graphopt.errors import BadInput
 from graphopt.numerics.feeding.feeds import FeedSet
+from graphopt.numerics.feeding.images import SUFFIXES, ImageSetting, plan_images
 from graphopt.numerics.feeding.sizes import evaluate, shapes_of
 from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.numerics.values import Array, dtype_of, flatten
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
-
-def load_inputs(paths: Sequence[str | Path], specs: Sequence[ValueSpec]) -> list[FeedSet]:
+def load_inputs(
+    paths: Sequence[str | Path],
+    specs: Sequence[ValueSpec],
+    images: ImageSetting | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[FeedSet]:
     """Read feeds from files.
 
     Args:
         paths: Any of: an .npz whose arrays are named as the inputs; a folder of .npz, each one set; a
             folder of .npy, each named as an input (``/`` and ``:`` as ``_``); a folder with input_0.pb,
-            input_1.pb, ... in the order of the inputs, or with test_data_set_N folders of them. A
-            pattern such as ``val/*.npz`` stands for all files that it matches.
+            input_1.pb, ... in the order of the inputs, or with test_data_set_N folders of them; an image,
+            or a folder of them. A pattern such as ``val/*.jpg`` stands for all files that it matches.
         specs: The inputs of the model.
+        images: What decides how images become tensors.
+        tell: Is told how they did, in a phrase.
 
     Raises:
         BadInput: A file cannot be read, or its content is not what the inputs take.
+        MissingExtra: There are images, and what reads them is not installed.
     """
     sets: list[FeedSet] = []
-    for path in _expand(paths):
-        for name, arrays in _read(path, specs):
-            sets.append(_checked(name, arrays, specs))
+    for are_images, group in itertools.groupby(_expand(paths), _is_image):
+        if not are_images:
+            read = (item for path in group for item in _read(path, specs))
+        else:
+            files = list(group)
+            plan = plan_images(specs, images or ImageSetting())
+            chosen = plan.chosen(files)
+            read = ((name, {plan.name: tensor}) for name, tensor in plan.feeds(chosen))
+            few = f"{len(chosen)} of {len(files)} " if len(chosen) < len(files) else ""
+            tell(f"{few}{plan.told}")
+        sets += [_checked(name, arrays, specs) for name, arrays in read]
     return sets
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def read_expected(path: Path, specs: Sequence[ValueSpec]) -> list[tuple[str, dict[str, Any]]]:
@@ -80,15 +100,24 @@ def _expand(paths: Sequence[str | Path]) -> list[Path]:
     for given in paths:
         path = Path(given)
         if path.exists():
-            found.append(path)
+            found.extend(_images_in(path) or [path])
             continue
         matches = sorted(glob.glob(str(given), recursive=True))
         if not matches:
             raise BadInput(
-                f"There is no input data at '{given}': give an .npz, a folder of .npy or a test data set."
+                f"There is no input data at '{given}': give an .npz, a folder of .npy, a test data set or "
+                "images."
             )
-        found.extend(Path(match) for match in matches)
+        for match in map(Path, matches):
+            found.extend(_images_in(match) or [match])
     return found
+
+
+def _images_in(path: Path) -> list[Path]:
+    """The images in a folder that holds nothing else to feed."""
+    if not path.is_dir() or _test_data(path, "input") or any(path.glob("*.np[yz]")):
+        return []
+    return sorted(inner for inner in path.iterdir() if _is_image(inner))
 
 
 def _read(path: Path, specs: Sequence[ValueSpec]) -> list[tuple[str, dict[str, Any]]]:
@@ -98,12 +127,9 @@ def _read(path: Path, specs: Sequence[ValueSpec]) -> list[tuple[str, dict[str, A
         return [(path.name, _read_npz(path, specs))]
     if path.suffix == ".npy" and len(specs) == 1:
         return [(path.name, {specs[0].name: _read_npy(path)})]
-    if path.suffix.lower() in _IMAGES:
-        raise BadInput(
-            f"Image files such as '{path}' are not supported yet: save the input tensors as an .npz."
-        )
     raise BadInput(
-        f"Cannot read feeds from '{path}': give an .npz, a folder of .npy or an ONNX test data set."
+        f"Cannot read feeds from '{path}': give an .npz, a folder of .npy, an ONNX test data set or images "
+        f"({', '.join(SUFFIXES)})."
     )
 
 
@@ -116,7 +142,9 @@ def _read_folder(path: Path, specs: Sequence[ValueSpec]) -> list[tuple[str, dict
         return [(file.name, _read_npz(file, specs)) for file in packed]
     files = sorted(path.glob("*.npy"))
     if not files:
-        raise BadInput(f"The folder '{path}' holds no .npy, .npz or input_0.pb: there is nothing to feed.")
+        raise BadInput(
+            f"The folder '{path}' holds no .npy, .npz, input_0.pb or image: there is nothing to feed."
+        )
     names = {_file_name(spec.name): spec.name for spec in specs}
     return [(path.name, {names.get(file.stem, file.stem): _read_npy(file) for file in files})]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from graphopt.numerics.local.regions import TOO_LARGE
 from graphopt.numerics.local.served import Looked
 from graphopt.numerics.runtime import SessionSpec
 from graphopt.pipeline.worker import Worker
-from graphopt.record.data import LocalCheck, LocalSummary, SiteEntry
+from graphopt.record.data import LocalCheck, LocalSummary, RegionEntry, SiteEntry
 from graphopt.rewrite.changes import Change
 
 _SECONDS = 20.0
@@ -60,18 +60,41 @@ class LocalReport:
         names = {value.name for image in (*change.removed, *change.added) for value in image.outputs}
         names.update(name for pair in change.replaced for name in pair)
         mine = [region for region in self.regions if not names.isdisjoint(region.names)]
-        for finding in ("wrong", "not checked"):
-            found = [region for region in mine if region.finding == finding]
-            if found:
-                worst = max(found, key=lambda region: region.error)
-                return LocalCheck(worst.finding, worst.error, worst.reason)
-        if self.problem:
-            return LocalCheck("not checked", reason=self.problem)
+        found = self._against(mine)
+        if found is not None:
+            return found
         if not mine and any(region.reason == TOO_LARGE for region in self.regions):
             # It may lie in there: not all nodes of such a region are known.
             return LocalCheck("not checked", reason=TOO_LARGE)
         # Where no region is, the nodes that read the result are the same as before: a constant has moved.
         return LocalCheck("clean", max((region.error for region in mine), default=0.0))
+
+    def of_region(self, entry: RegionEntry, owners: Mapping[str, Sequence[Looked]]) -> LocalCheck:
+        """What is known of one place that a tool changed: it is clean only where all that it gives is.
+
+        Args:
+            entry: The place.
+            owners: The regions that each value has a part in.
+        """
+        if entry.graph:
+            return LocalCheck("not checked", reason=_INSIDE)
+        by_value = [owners.get(name, ()) for name in entry.values]
+        mine = [region for regions in by_value for region in regions]
+        found = self._against(mine)
+        if found is not None:
+            return found
+        if not entry.values or not all(by_value):
+            return LocalCheck()
+        return LocalCheck("clean", max(region.error for region in mine))
+
+    def _against(self, mine: Sequence[Looked]) -> LocalCheck | None:
+        """The worst that speaks against a place, given the regions that it has a part in."""
+        for finding in ("wrong", "not checked"):
+            found = [region for region in mine if region.finding == finding]
+            if found:
+                worst = max(found, key=lambda region: region.error)
+                return LocalCheck(worst.finding, worst.error, worst.reason)
+        return LocalCheck("not checked", reason=self.problem) if self.problem else None
 
 
 class LocalChecker:
@@ -109,3 +132,13 @@ def note_sites(sites: Sequence[SiteEntry], changes: Sequence[Change], report: Lo
     """Write what is known of each rewrite into its entry."""
     for entry, change in zip(sites, changes, strict=True):
         entry.local = report.of_site(change)
+
+
+def note_regions(regions: Sequence[RegionEntry], report: LocalReport) -> None:
+    """Write what is known of each place that a tool changed into its entry."""
+    owners: dict[str, list[Looked]] = {}
+    for region in report.regions:
+        for name in region.names:
+            owners.setdefault(name, []).append(region)
+    for entry in regions:
+        entry.local = report.of_region(entry, owners)

@@ -20,11 +20,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from graphopt.numerics.local.attention import ATTENTION
 from graphopt.numerics.local.fused import FUSED
 from graphopt.numerics.local.kernels import KERNELS, Array
 from graphopt.numerics.local.quantized import QUANTIZED
 
-_KERNELS = {**KERNELS, **FUSED, **QUANTIZED}
+_KERNELS = {**KERNELS, **FUSED, **ATTENTION, **QUANTIZED}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _NARROW = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _DTYPE_ATTRIBUTES = frozenset({("Cast", "to"), ("EyeLike", "dtype")})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from graphopt.numerics.local.kernels import Array, Attributes, Inputs, Kernel, need, option
@@ -49,75 +47,11 @@ def _embed_layer_norm(inputs: Inputs, attributes: Attributes) -> tuple[Array, ..
     return (y * need(inputs, 5) + need(inputs, 6), counts, total)
 
 
-def _heads(x: Array, count: int) -> Array:
-    """[batch, length, width] as [batch, heads, length, width of each]."""
-    return x.reshape(*x.shape[:2], count, -1).swapaxes(1, 2)
-
-
-def _attended(q: Array, k: Array, v: Array, added: Array | float, attributes: Attributes) -> Array:
-    scale = attributes.get("scale", 0.0) or 1 / math.sqrt(q.shape[-1])
-    scores = scale * (q @ k.swapaxes(-1, -2)) + added
-    if attributes.get("unidirectional", 0):
-        places = np.arange(k.shape[-2])
-        later = places[None] > np.arange(q.shape[-2])[:, None] + k.shape[-2] - q.shape[-2]
-        scores = np.where(later, -np.inf, scores)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    y = (weights / weights.sum(axis=-1, keepdims=True)) @ v
-    return y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)
-
-
-def _masked(mask: Array | None, shape: tuple[int, int], attributes: Attributes) -> Array | float:
-    """What a mask of batch and length adds to the scores."""
-    if mask is None:
-        return 0.0
-    fill = attributes.get("mask_filter_value", -10000.0)
-    if mask.ndim == 1 and mask.shape[0] == shape[0]:
-        mask = np.arange(shape[1])[None] < mask[:, None]  # lengths, padded on the right
-    if mask.shape == shape:
-        return np.where(mask != 0, 0.0, fill)[:, None, None]
-    if mask.ndim == 3:
-        return np.where(mask != 0, 0.0, fill)[:, None]
-    raise NotImplementedError("a mask of another form")
-
-
-def _attention(inputs: Inputs, attributes: Attributes) -> tuple[Array, ...]:
-    # input, weights, bias, mask, past, bias of the scores
-    if option(inputs, 4) is not None or attributes.get("do_rotary", 0):
-        raise NotImplementedError("a past, or rotary positions")
-    x = need(inputs, 0)
-    joined = x @ need(inputs, 1)
-    bias = option(inputs, 2)
-    joined = joined if bias is None else joined + bias
-    sizes = list(attributes.get("qkv_hidden_sizes") or [joined.shape[-1] // 3] * 3)
-    parts = np.split(joined, [sizes[0], sizes[0] + sizes[1]], axis=-1)
-    q, k, v = (_heads(part, attributes["num_heads"]) for part in parts)
-    added = _masked(option(inputs, 3), (x.shape[0], x.shape[1]), attributes)
-    more = option(inputs, 5)
-    return (_attended(q, k, v, added if more is None else added + more, attributes),)
-
-
-def _multi_head_attention(inputs: Inputs, attributes: Attributes) -> tuple[Array, ...]:
-    # query, key, value, bias, mask of the keys, bias of the scores, past
-    q, k, v = (need(inputs, index) for index in range(3))
-    if any(part.ndim != 3 for part in (q, k, v)) or any(option(inputs, i) is not None for i in range(6, 10)):
-        raise NotImplementedError("packed, cached or in heads")
-    bias = option(inputs, 3)
-    if bias is not None:
-        width = q.shape[-1]
-        q, k, v = q + bias[:width], k + bias[width : 2 * width], v + bias[2 * width :]
-    q, k, v = (_heads(part, attributes["num_heads"]) for part in (q, k, v))
-    added = _masked(option(inputs, 4), (k.shape[0], k.shape[2]), attributes)
-    more = option(inputs, 5)
-    return (_attended(q, k, v, added if more is None else added + more, attributes),)
-
-
 _MS = "com.microsoft"
 FUSED: dict[tuple[str, str], Kernel] = {
     ("", "SimplifiedLayerNormalization"): _rms_norm,
-    (_MS, "Attention"): _attention,
     (_MS, "EmbedLayerNormalization"): _embed_layer_norm,
     (_MS, "FusedMatMul"): _fused_mat_mul,
-    (_MS, "MultiHeadAttention"): _multi_head_attention,
     (_MS, "QuickGelu"): _quick_gelu,
     (_MS, "TransposeMatMul"): _fused_mat_mul,
 }

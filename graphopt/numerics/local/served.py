@@ -18,7 +18,7 @@ from graphopt.numerics.local.evaluate import NoDefinition, evaluate, narrows, wi
 from graphopt.numerics.local.judge import Finding, Judged, judge
 from graphopt.numerics.local.kernels import Array
 from graphopt.numerics.local.regions import Region, Side, find_regions
-from graphopt.numerics.runtime import SessionSpec
+from graphopt.numerics.runtime import SessionSpec, provider_list
 from graphopt.numerics.served import run_values
 from graphopt.numerics.values import epsilon
 
@@ -247,7 +247,8 @@ class _Capture:
         options.add_session_config_entry(_FOLDER, str(path.parent))
         if spec.threads is not None:
             options.intra_op_num_threads = spec.threads
-        self._session = ort.InferenceSession(proto.SerializeToString(), options, providers=[spec.provider])
+        providers = provider_list(spec)
+        self._session = ort.InferenceSession(proto.SerializeToString(), options, providers=providers)
         self.bytes_each = _CHUNK_BYTES / _FIRST_CHUNK
 
     def run(self, names: Sequence[str], feed: Mapping[str, Any]) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,12 @@ class NoiseFloor:
                 row.append(Level(level, flips, leaf.scale * jump))
             levels.append(row)
         return levels
+
+    def on(self, kept: Sequence[int]) -> NoiseFloor:
+        """The floor on some of the feeds only, given by their places."""
+        outputs = {name: [feeds[place] for place in kept] for name, feeds in self.outputs.items()}
+        samples = tuple(self.samples[place] for place in kept) if self.samples else ()
+        return replace(self, outputs=outputs, samples=samples)
 
     def entries(self, axes: Mapping[str, int | None]) -> dict[str, FloorEntry]:
         """As the record has it: of each slice the largest over all arrays and feeds.

@@ -7,7 +7,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -81,7 +81,7 @@ class Sampler:
         spec, reference = self.reference.spec, self.reference
         parts = [
             *(_FORM, __version__, onnx.__version__, version("onnxruntime"), platform.machine()),
-            *(self.source, spec.level, spec.provider, str(spec.threads), str(spec.config)),
+            *(self.source, spec.level, spec.provider, str(spec.threads), str(spec.provider_options)),
             *(str(sorted(reference.skip)), str(self.budget), str(sorted(baseline.axes.items()))),
             *(feed.key for feed in reference.feeds),
             # Another CPU computes other outputs, and its roundings differ, too.
@@ -161,7 +161,7 @@ class Sampler:
         feeds = self.reference.feeds
         others = list(range(1, len(feeds)))
         plan = [*[0] * _LEAST, *others * _OTHERS, *[0] * (_FIRST - _LEAST)]
-        tally = _Samples(baseline, len(feeds), self.reference.skip)
+        tally = Samples(baseline, len(feeds), self.reference.skip)
         notes: list[str] = []
         begin = time.perf_counter()
         for done, feed in enumerate(plan):
@@ -184,10 +184,16 @@ def _failed(outcome: Outcome, done: int) -> str:
     return f"The source with noise does not run (after {done} samples): {outcome.error}"
 
 
-class _Samples:
-    """The running statistics of the samples."""
+class Samples:
+    """The running statistics of samples of a reference's outputs.
 
-    def __init__(self, baseline: Baseline, feeds: int, skip: Mapping[str, str]) -> None:
+    Args:
+        baseline: The reference.
+        feeds: How many sets of feeds it has.
+        skip: Outputs to leave out.
+    """
+
+    def __init__(self, baseline: Baseline, feeds: int, skip: Container[str]) -> None:
         self._baseline = baseline
         self._names = [name for name in baseline.names if name not in skip]
         self._counts = [0] * feeds
@@ -197,6 +203,7 @@ class _Samples:
         self._flips: dict[tuple[str, int], list[float]] = {}
 
     def add(self, feed: int, outputs: Outputs) -> None:
+        """Take in a sample on the feeds at a place."""
         self._counts[feed] += 1
         for name in self._names:
             leaves = self._baseline.leaves(name)[feed]
@@ -219,6 +226,7 @@ class _Samples:
     def result(
         self,
     ) -> tuple[dict[str, list[list[LeafFloor] | None]], dict[str, str], tuple[int, ...]]:
+        """The first fields of a `NoiseFloor`."""
         outputs: dict[str, list[list[LeafFloor] | None]] = {}
         for name in self._names:
             outputs[name] = [self._of((name, feed), count) for feed, count in enumerate(self._counts)]

@@ -36,21 +36,25 @@ const Drawing = (() => {
     return [...found.slice(0, MOST_CONSTANTS), [`and ${found.length - MOST_CONSTANTS} more constants`, "constant", 6.6]];
   }
 
+  // For a drawing that stands alone; in the report they are listed below it.
+  const settings = (node) =>
+    node.attributes.map(([name, value]) => [`${name} ${value.slice(0, LONGEST)}`, "constant", 6.6]);
+
   const isInside = (name, picture) => picture.constants.has(name) && !picture.given.has(name);
 
-  function graphOf(nodes, rest, picture) {
+  function graphOf(nodes, rest, picture, after, alone) {
     const graph = new dagre.graphlib.Graph({ multigraph: true });
     graph.setGraph({ rankdir: "TB", nodesep: 18, ranksep: 26, edgesep: 10, marginx: 6, marginy: 6 });
     graph.setDefaultEdgeLabel(() => ({}));
     const box = (id, kind, lines, full) =>
       graph.setNode(id, { kind, lines, full, width: width(lines), height: 12 + 15 * lines.length });
     const from = new Map();
-    const types = new Map();
+    const types = new Map([...(picture.inputs || [])].map(([name, both]) => [name, both[Number(after)]]));
     nodes.forEach((node, at) => {
       const lines = [[node.op.split("::").pop(), "title", 8.4]];
-      if (node.name) lines.push([short(node.name), "sub", 6.6]);
-      lines.push(...weights(node, picture));
-      box("n" + at, "node", lines, `${node.op} ${node.name}`);
+      if (node.name && !alone) lines.push([short(node.name), "sub", 6.6]);
+      lines.push(...(alone ? settings(node) : []), ...weights(node, picture));
+      box("n" + at, node.kept ? "node kept" : "node", lines, `${node.op} ${node.name}`);
       for (const [name, type] of node.outputs) {
         from.set(name, "n" + at);
         types.set(name, type);
@@ -138,17 +142,24 @@ const Drawing = (() => {
       .map((name) => [name, name]);
   }
 
+  // One side as an SVG picture. One that stands alone has the attributes, but no names that would crowd it.
+  function sketch(picture, after, alone = false) {
+    const everything = [...picture.before, ...picture.after];
+    picture.given = new Set(everything.flatMap((node) => node.outputs.map(([name]) => name)));
+    const nodes = after ? picture.after : picture.before;
+    const count = nodes.length === 1 ? "1 node" : `${nodes.length} nodes`;
+    const graph = graphOf(nodes, outlets(nodes, picture, after), picture, after, alone);
+    return paint(graph, `${after ? "after" : "before"}: ${count}`);
+  }
+
   function side(nodes, others, picture, after) {
     const figure = html("figure", `side ${after ? "after" : "before"}`);
     const rest = outlets(nodes, picture, after);
     const moved = after && !nodes.length && rest.length === 1 ? `: ${short(rest[0][0])} in place of ${short(rest[0][1])}` : "";
     figure.append(html("figcaption", "", (after ? "after" : "before") + moved));
     const canvas = html("div", "canvas");
-    if (!nodes.length && !rest.length) canvas.append(html("p", "muted", "nothing in their place"));
-    else {
-      const count = nodes.length === 1 ? "1 node" : `${nodes.length} nodes`;
-      canvas.append(paint(graphOf(nodes, rest, picture), `${after ? "after" : "before"}: ${count}`));
-    }
+    if (!nodes.length && !rest.length) canvas.append(html("p", "muted", after ? "nothing in their place" : "nothing"));
+    else canvas.append(sketch(picture, after));
     figure.append(canvas);
     if (nodes.length) figure.append(listed(nodes, others, picture));
     return figure;
@@ -178,8 +189,6 @@ const Drawing = (() => {
   }
 
   function draw(picture) {
-    const nodes = [...picture.before, ...picture.after];
-    picture.given = new Set(nodes.flatMap((node) => node.outputs.map(([name]) => name)));
     const sides = html("div", "sides");
     sides.append(side(picture.before, picture.after, picture, false), side(picture.after, picture.before, picture, true));
     if (!picture.cut) return sides;
@@ -187,5 +196,5 @@ const Drawing = (() => {
     return html("div", "", sides, html("p", "muted", `${more} not drawn.`));
   }
 
-  return { draw, html };
+  return { draw, html, sketch, svg };
 })();

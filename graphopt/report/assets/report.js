@@ -2,9 +2,10 @@
 // The list of changes, which is found in the page as deflated data; and what folds, unfolds and copies.
 (() => {
   const { draw, html } = Drawing;
-  const KINDS = ["rewrite", "removed", "added", "modified", "declined"];
+  const KINDS = ["rewrite", "removed", "added", "modified", "declined", "region"];
+  const REGION = 5;
   const FILTERS = [
-    ["", "everything"], ["k0", "rewrites"], ["k1", "removed by a tool"], ["k2", "added by a tool"],
+    ["", "everything"], ["k0", "rewrites"], ["k5", "changed by a tool"], ["k1", "removed by a tool"], ["k2", "added by a tool"],
     ["k3", "modified by a tool"], ["k4", "declined"], ["vwrong", "wrong in float64"],
     ["vclean", "right in float64"], ["vnot checked", "not checked by itself"],
   ];
@@ -29,6 +30,11 @@
   });
   const pairs = (list) => list.map(([first, second]) => [strings[first], strings[second]]);
 
+  const unpacked = ([before, after, replaced, renamed, constants, cut]) => ({
+    before: before.map(node), after: after.map(node), replaced: pairs(replaced), renamed: pairs(renamed),
+    constants: new Map(pairs(constants)), cut,
+  });
+
   class Change {
     constructor(row, place) {
       const [pass, kind, name, op, graph, reason, key, index, verdict, error] = row;
@@ -37,22 +43,24 @@
       this.op = strings[op];
       this.graph = strings[graph];
       this.reason = strings[reason];
-      this.key = kind === 0 ? strings[key] : "";
-      this.verdict = kind === 0 ? strings[verdict] : "";
+      // Of a region, the values that it gives stand where a rewrite has its key.
+      this.key = this.sided ? strings[key] : "";
+      this.verdict = this.sided ? strings[verdict] : "";
+      this.ops = kind === REGION ? new Set(row[12].flat().map((at) => strings[at])) : new Set([this.op]);
+    }
+
+    get sided() {
+      return this.kind === 0 || this.kind === REGION;
     }
 
     get picture() {
-      const packed = this.kind === 0 ? this.row[10] : 0;
-      if (!packed || this.row.length > 11) return null;
-      const [before, after, replaced, renamed, constants, cut] = packed;
-      return {
-        before: before.map(node), after: after.map(node), replaced: pairs(replaced), renamed: pairs(renamed),
-        constants: new Map(pairs(constants)), cut,
-      };
+      const packed = this.sided ? this.row[10] : 0;
+      return packed && !(this.kind === 0 && this.row.length > 11) ? unpacked(packed) : null;
     }
 
     // Names of the nodes that went and came, or their operators where a drawing has them.
     sides(which) {
+      if (this.kind === REGION) return this.row[11 + which].map((side) => side.map((at) => strings[at]));
       const field = this.row[10];
       if (!field) return [[], []];
       if (this.row.length > 11) return field.map((side) => side.map((at) => strings[at]));
@@ -60,10 +68,10 @@
     }
 
     get title() {
-      if (this.kind !== 0) return `${KINDS[this.kind]} ${this.op}`;
-      if (this.row.length > 11) return this.op;
-      const [before, after] = this.sides(1).map((side) => side.map((op) => op.split("::").pop()));
-      const text = (side) => side.slice(0, 3).join(" + ") + (side.length > 3 ? " + …" : "");
+      if (!this.sided) return `${KINDS[this.kind]} ${this.op}`;
+      if (this.kind === 0 && this.row.length > 11) return this.op;
+      const [before, after] = this.sides(1).map((side) => side.map((op) => op.split("::").pop())).map(telling);
+      const text = (side) => side.slice(0, 3).join(" + ") + (side.length > 3 ? ` + ${side.length - 3} more` : "");
       if (!after.length) return `${text(before)} removed`;
       return before.length ? `${text(before)} → ${text(after)}` : `${text(after)} added`;
     }
@@ -71,11 +79,18 @@
     get text() {
       if (this.cached === undefined) {
         const parts = [passes[this.pass], this.op, this.node, this.key, this.graph, this.reason];
-        if (this.kind === 0) parts.push(...this.sides(0).flat(), this.title);
+        if (this.sided) parts.push(...this.sides(0).flat(), this.title);
+        if (this.kind === REGION) parts.push(...this.ops);
         this.cached = parts.join("\n").toLowerCase();
       }
       return this.cached;
     }
+  }
+
+  // Operators as a title has them: constants only where there is nothing else.
+  function telling(side) {
+    const others = side.filter((op) => op !== "Constant");
+    return others.length || side.length < 2 ? others.length ? others : side : [`${side.length} × Constant`];
   }
 
   function body(change) {
@@ -87,22 +102,27 @@
       button.type = "button";
       return html("span", "code", html("code", "", text), button);
     };
-    if (change.kind === 0) {
+    if (change.sided) {
       const picture = change.picture;
       if (picture) content.append(draw(picture));
       else {
         const [before, after] = change.sides(0);
         fact("removed", html("span", "name", before.join(", ") || "nothing"));
         fact("added", html("span", "name", after.join(", ") || "nothing"));
-        fact("drawing", "left out, as there are so many rewrites; a diagnosis or a smaller run has it");
+        if (change.kind === 0) fact("drawing", "left out, as there are so many rewrites; a diagnosis or a smaller run has it");
       }
       const said = words[change.verdict] || "not checked by itself";
       const same = !words[change.verdict] && !change.reason && verdicts[change.pass] === "identical";
       const times = change.error === null ? "" : `: ${change.error} of what rounding explains there (over 1 is wrong)`;
       fact("in float64", html("span", `verdict ${tone[change.verdict] || "none"}`, said), times,
         change.reason ? `; ${change.reason}` : same ? ": after the whole pass, the outputs are bit for bit the same" : "");
-      fact("key", code(change.key));
-      fact("to leave it out", code(`--skip ${quoted(change.key)}`));
+      if (change.kind === 0) {
+        fact("key", code(change.key));
+        fact("to leave it out", code(`--skip ${quoted(change.key)}`));
+      } else {
+        fact("what", `changed by ${passes[change.pass]}, which changes the whole model at once`);
+        if (change.key) fact("gives", html("span", "name", change.key));
+      }
     } else if (change.kind === 4) {
       fact("why it was declined", change.reason);
     } else {
@@ -160,7 +180,7 @@
       const { value: op } = controls.op;
       const { value: kind } = controls.kind;
       found = changes.filter((change) =>
-        (pass === "" || change.pass === Number(pass)) && (op === "" || change.op === op) &&
+        (pass === "" || change.pass === Number(pass)) && (op === "" || change.ops.has(op)) &&
         (kind === "" || (kind[0] === "k" ? change.kind === Number(kind[1]) : change.verdict === kind.slice(1))) &&
         terms.every((term) => change.text.includes(term)));
       const all = changes.length.toLocaleString("en");
@@ -176,7 +196,7 @@
     });
     for (const select of [controls.pass, controls.op, controls.kind]) select.addEventListener("change", update);
     choices(controls.pass, "all passes", tally(changes.map((c) => c.pass)).map(([at, n]) => [at, `${passes[at]} (${n})`]));
-    choices(controls.op, "all operators", tally(changes.map((c) => c.op)).sort((a, b) => b[1] - a[1]).map(([op, n]) => [op, `${op} (${n})`]));
+    choices(controls.op, "all operators", tally(changes.flatMap((c) => [...c.ops])).sort((a, b) => b[1] - a[1]).map(([op, n]) => [op, `${op} (${n})`]));
     const has = new Set(changes.flatMap((c) => [`k${c.kind}`, `v${c.verdict}`]));
     choices(controls.kind, FILTERS[0][1], FILTERS.slice(1).filter(([value]) => has.has(value)));
     document.querySelector(".filters").hidden = false;
@@ -194,11 +214,15 @@
     select.replaceChildren(new Option(all, ""), ...options.map(([value, text]) => new Option(text, value)));
   }
 
-  function culprits() {
+  // A culprit of a diagnosis is among the changes; what a run left out has pictures of its own.
+  function culprits(leftOut) {
     for (const place of document.querySelectorAll(".sites")) {
       const keys = new Set(JSON.parse(place.dataset.keys));
       for (const change of changes) {
         if (keys.has(change.key) && change.picture) place.append(draw(change.picture));
+      }
+      if (!place.children.length) {
+        for (const packed of leftOut[place.dataset.culprit] || []) place.append(draw(unpacked(packed)));
       }
     }
   }
@@ -260,8 +284,8 @@
     [passes, verdicts] = [0, 1].map((at) => JSON.parse(find("instances").textContent).map((both) => both[at]));
     strings = content.strings;
     changes = content.rows.map((row, place) => new Change(row, place));
-    list = listing();
-    culprits();
+    if (find("list")) list = listing();
+    culprits(content.places);
     document.documentElement.dataset.ready = "yes";
   });
 })();

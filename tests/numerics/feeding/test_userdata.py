@@ -117,7 +117,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         "empty": "nothing to feed",
         "data": "as a value for input images",
         "many": "only 2 inputs",
-        "cat.jpg": "not supported yet",
+        "cat.jpg": "Images are one input",
         "a.txt": "give an .npz",
         "missing": "no input data",
     }.items():

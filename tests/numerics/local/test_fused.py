@@ -113,9 +113,107 @@ def test_embeddings(inputs: list[Array | None]) -> None:
     np.testing.assert_allclose(total[1], total[0], rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_not_defined_is_not_guessed() -> None:
-    past = normal(2, 2, 2, 3, 4)
-    node = helper.make_node("Attention", ["x", "w", "b", "", "p"], ["y", "q"], domain=MS, num_heads=2)
-    values = dict(zip("xwbp", map(widened, (*ATTENTION, past)), strict=True))
-    with pytest.raises(NoDefinition, match="Attention in this form"):
+HALF = {f: np.asarray(getattr(np, f)(np.outer(np.arange(9), [1.0, 0.3])), np.float32) for f in ("cos", "sin")}
+TURNS = list(HALF.values())
+PAST = [normal(2, 2, 3, 4), normal(2, 2, 3, 4) + 1]
+TOTAL = np.array(8, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes", "count"),
+    [
+        ([*ATTENTION, None, np.stack(PAST)], {"num_heads": 2, "unidirectional": 1}, 2),
+        ([*ATTENTION, np.ones((2, 8), np.int32), np.stack(PAST)], {"num_heads": 2}, 2),
+        ([*ATTENTION, np.tril(np.ones((2, 5, 5), np.int32))], {"num_heads": 2}, 1),
+    ],
+)
+def test_attention_with_a_past(inputs: list[Array | None], attributes: dict[str, Any], count: int) -> None:
+    for expected, actual in run("Attention", MS, inputs, attributes, count=count):
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes"),
+    [
+        ([*QKV, None, None, None, *PAST], {"num_heads": 2}),
+        ([*QKV, BIAS, None, normal(1, 2, 5, 8), *PAST], {"num_heads": 2, "unidirectional": 1}),
+        ([QKV[0], *PAST], {"num_heads": 2}),
+    ],
+)
+def test_multi_head_attention_with_a_past(inputs: list[Array | None], attributes: dict[str, Any]) -> None:
+    for expected, actual in run(
+        "MultiHeadAttention", MS, inputs, attributes, count=3 if len(inputs) > 3 else 1
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+PLACES = np.array([[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]], np.int64)
+
+
+@pytest.mark.parametrize(
+    ("x", "places", "attributes"),
+    [
+        (X, PLACES, {}),
+        (X, np.array([3], np.int64), {"interleaved": 1}),
+        (normal(2, 2, 5, 4), PLACES, {}),
+        (normal(2, 5, 12), PLACES, {"num_heads": 2, "rotary_embedding_dim": 4}),
+        (normal(2, 2, 5, 6), PLACES, {"num_heads": 2, "rotary_embedding_dim": 4, "interleaved": 1}),
+    ],
+)
+def test_rotary_embedding(x: Array, places: Array, attributes: dict[str, Any]) -> None:
+    ((expected, actual),) = run("RotaryEmbedding", MS, [x, places, *TURNS], attributes)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+# A head of GroupQueryAttention must have a multiple of 8 elements, of 16 to be turned.
+GROUPED = [normal(1, 5, 64), normal(1, 5, 32), normal(1, 5, 32) + 1]
+STORED = [normal(1, 2, 3, 16), normal(1, 2, 3, 16) + 1]
+WIDE_TURNS = [np.concatenate([table, table[::-1]] * 2, axis=1) for table in TURNS]
+LAST = np.array([7], np.int32)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes"),
+    [
+        ([*GROUPED, *STORED, LAST, TOTAL], {}),
+        ([*GROUPED, *STORED, LAST, TOTAL], {"scale": 0.2}),
+        ([*GROUPED, *STORED, LAST, TOTAL, *WIDE_TURNS], {"do_rotary": 1}),
+        ([*GROUPED, *STORED, LAST, TOTAL, *WIDE_TURNS], {"do_rotary": 1, "rotary_interleaved": 1}),
+        ([*GROUPED, None, None, LAST - 3, np.array(5, np.int32)], {}),
+        ([normal(1, 5, 128), None, None, *STORED, LAST, TOTAL], {}),
+    ],
+)
+def test_group_query_attention(inputs: list[Array | None], attributes: dict[str, Any]) -> None:
+    given = {"num_heads": 4, "kv_num_heads": 2, **attributes}
+    for expected, actual in run("GroupQueryAttention", MS, inputs, given, count=3):
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes"),
+    [
+        ("Attention", ATTENTION, {"num_heads": 2, "do_rotary": 1}),
+        (
+            "GroupQueryAttention",
+            [*GROUPED, *STORED, LAST, TOTAL],
+            {"num_heads": 4, "kv_num_heads": 2, "softcap": 5.0},
+        ),
+        ("GroupQueryAttention", [*GROUPED, *STORED, LAST - 1, TOTAL], {"num_heads": 4, "kv_num_heads": 2}),
+        ("RotaryEmbedding", [X, PLACES, *TURNS], {"scale": 2.0}),
+    ],
+)
+def test_what_is_not_defined_is_not_guessed(op: str, inputs: list[Array], attributes: dict[str, Any]) -> None:
+    names = [f"i{index}" for index in range(len(inputs))]
+    node = helper.make_node(op, names, ["y"], domain=MS, **attributes)
+    values = dict(zip(names, map(widened, inputs), strict=True))
+    with pytest.raises(NoDefinition, match=f"{op} in this form"):
         evaluate([ir.from_proto(node)], values, {"": 17, MS: 1})
+
+
+def test_gelu_by_tanh_is_another_function() -> None:
+    """So that an approximation is told from rounding: the two differ by 5e-4, float32 rounds by 1e-7."""
+    ((_, exact),) = run("Gelu", MS, [X], {})
+    ((expected, fast),) = run("FastGelu", MS, [X], {})
+    np.testing.assert_allclose(fast, expected, rtol=1e-5, atol=1e-6)
+    assert 1e-4 < np.abs(fast - exact).max() < 1e-3

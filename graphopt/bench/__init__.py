@@ -1,0 +1,1 @@
+"""How fast models run: sessions side by side, in turns, compared in pairs."""
