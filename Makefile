@@ -40,7 +40,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/dev .venv/yolo
+types: .venv/dev .venv/yolo .venv/openvino
 	$(BIN)/pyright
 
 contracts: .venv/dev
