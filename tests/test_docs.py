@@ -98,5 +98,17 @@ def test_the_example_pipeline_file_is_read(here: Path) -> None:
 def test_commands_of_the_readme_exist() -> None:
     named = set(re.findall(r"graphopt ([\w-]+)", "\n".join(blocks("sh"))))
     assert named == {
-        *("run", "diagnose", "check", "diff", "inspect", "view", "passes", "new-pass", "fuzz", "doctor"),
+        *(
+            "run",
+            "diagnose",
+            "check",
+            "diff",
+            "inspect",
+            "view",
+            "passes",
+            "new-pass",
+            "fuzz",
+            "doctor",
+            "bench",
+        ),
     }

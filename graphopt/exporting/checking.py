@@ -10,8 +10,9 @@ from pathlib import Path
 from graphopt.errors import BadInput, SourceDiffers
 from graphopt.exported import ExportDiffers, ExportReport
 from graphopt.model import Model
-from graphopt.numerics.check import FAILING, Checker
+from graphopt.numerics.check import Checker
 from graphopt.numerics.options import CheckOptions, LiveReference
+from graphopt.numerics.stepping import FAILING
 from graphopt.pipeline.cache import DiskCache
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.model import Model
-from graphopt.numerics.check import FAILING, OPEN, Checker, differs, sentence
+from graphopt.numerics.check import Checker
 from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.signature import loose_faults, metadata_faults
+from graphopt.numerics.stepping import FAILING, OPEN, differs, sentence
 from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.cache import DiskCache
 from graphopt.pipeline.worker import Worker, pool

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.model import Model
-from graphopt.numerics.check import FAILING, OPEN, Checker, is_lossy, sentence, signatures
+from graphopt.numerics.check import Checker
 from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.judge import Judgement
 from graphopt.numerics.local.evidence import may_be_rounding, weigh
 from graphopt.numerics.lossy import combined_loss
 from graphopt.numerics.signature import signature_faults
+from graphopt.numerics.stepping import FAILING, OPEN, is_lossy, sentence, signatures
 from graphopt.pipeline.settings import with_disabled
 from graphopt.record.data import CheckEntry, Effect, Verdict
 from graphopt.rewrite.passes import Pass

@@ -146,7 +146,6 @@ def test_most_pages_have_examples() -> None:
 @pytest.fixture(scope="module")
 def options() -> Mapping[str, set[str]]:
     """The options of each command."""
-    # Importing it makes graphopt.cli.run a module, which is the function for whoever imports it before.
     from graphopt.cli.app import command
 
     commands: Mapping[str, Any] = command().commands  # pyright: ignore[reportFunctionMemberAccess]
@@ -157,6 +156,7 @@ def options() -> Mapping[str, set[str]]:
 def test_commands_and_options_exist(page: str, options: Mapping[str, set[str]]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     code = "\n".join([*(b.text for b in blocks(page)), *re.findall(r"`(graphopt [^`\n]+)`", text)])
+    code = code.replace("\\\n", " ")
     for line in re.findall(r"\bgraphopt ([a-z][^\n]*)", code):
         name, *words = shlex.split(line.partition("  #")[0].replace("&&", " "), comments=True)
         if name in ("import", "==") or not re.fullmatch(r"[a-z-]+", name):

@@ -453,8 +453,9 @@ class TestAsLoaded:
             judge = checker._judge  # pyright: ignore[reportPrivateUsage]
             assert judge is not None
             spec = checker.reference.spec
-            checker._loaded = judge.judge(  # pyright: ignore[reportPrivateUsage]
-                type(spec)(str(tmp_path / "wrong.onnx"), level="all")
+            checker._loaded = (  # pyright: ignore[reportPrivateUsage]
+                judge,
+                judge.judge(type(spec)(str(tmp_path / "wrong.onnx"), level="all")),
             )
             same = checker.as_loaded(tmp_path / "wrong.onnx")
             other = checker.as_loaded(tmp_path / "other.onnx")
