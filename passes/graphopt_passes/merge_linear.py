@@ -21,6 +21,21 @@ _MOST_OFFSETS = 1 << 22  # bytes
 class MergeLinear(RewritePass[Affine]):
     """Replace slices of a few channels that are added, scaled and concatenated by one MatMul and one Add.
 
+    Example:
+        g (float[1, 4, 3] x) => (float[1, 4, 3] y)
+        <int64[1] a = {0}, int64[1] b = {2}, int64[1] c = {4}, int64[1] channels = {1}, float half = {0.5},
+         float[1, 2, 3] anchors = {8, 16, 24, 8, 8, 8}> {
+          distances = Sigmoid(x)
+          lt = Slice(distances, a, b, channels)
+          rb = Slice(distances, b, c, channels)
+          low = Sub(anchors, lt)
+          high = Add(anchors, rb)
+          both = Add(low, high)
+          centre = Mul(both, half)
+          size = Sub(high, low)
+          y = Concat<axis=1>(centre, size)
+        }
+
     Why it pays:
         The head of a detector turns distances to the four sides of a box into centre and size: eight or more
         small nodes, each with a pass over all anchors, become two.
@@ -35,21 +50,6 @@ class MergeLinear(RewritePass[Affine]):
 
     Source:
         Composition of affine maps; the boxes are dist2bbox of Ultralytics.
-
-    Example:
-        g (float[1,4,6] x) => (float[1,4,6] y)
-        <int64[1] a = {0}, int64[1] b = {2}, int64[1] c = {4}, int64[1] channels = {1}, float half = {0.5},
-         float[1,2,6] anchors> {
-          distances = Sigmoid(x)
-          lt = Slice(distances, a, b, channels)
-          rb = Slice(distances, b, c, channels)
-          low = Sub(anchors, lt)
-          high = Add(anchors, rb)
-          both = Add(low, high)
-          centre = Mul(both, half)
-          size = Sub(high, low)
-          y = Concat<axis=1>(centre, size)
-        }
     """
 
     name = "merge-linear"

@@ -34,6 +34,16 @@ class Expectation:
 class SoftmaxConvToMatmul(RewritePass[Expectation]):
     """Replace a Conv of one output channel that weighs a Softmax over the channels by a MatMul.
 
+    Example:
+        g (float[1, 16, 10] x) => (float[1, 4, 10] y)
+        <int64[4] sides = {1, 4, 4, 10}, int64[3] flat = {1, 4, 10}, float[1, 4, 1, 1] w = {0, 1, 2, 3}> {
+          distribution = Reshape(x, sides)
+          channels = Transpose<perm=[0,2,1,3]>(distribution)
+          p = Softmax<axis=1>(channels)
+          mean = Conv(p, w)
+          y = Reshape(mean, flat)
+        }
+
     Why it pays:
         The box distribution of YOLOv8 to v12 is exported so, over 16 channels. A softmax over an axis that
         is not the last is transposed twice by ONNX Runtime, and a Conv to a single channel uses a fraction
@@ -48,16 +58,6 @@ class SoftmaxConvToMatmul(RewritePass[Expectation]):
 
     Source:
         Li et al., Generalized Focal Loss, 2020, equation 5: the integral of the box distribution.
-
-    Example:
-        g (float[1,64,10] x) => (float[1,4,10] y)
-        <int64[4] sides = {1,4,16,10}, int64[3] flat = {1,4,10}, float[1,16,1,1] w> {
-          distribution = Reshape(x, sides)
-          channels = Transpose<perm=[0,2,1,3]>(distribution)
-          p = Softmax<axis=1>(channels)
-          mean = Conv(p, w)
-          y = Reshape(mean, flat)
-        }
     """
 
     name = "softmax-conv-to-matmul"

@@ -39,6 +39,16 @@ class Parts:
 class SplitConv(RewritePass[Parts]):
     """Replace ``Split(activation(Conv(x)))`` along the channels by one Conv and activation for each part.
 
+    Example:
+        g (float[1, 1, 4, 4] x) => (float[1, 8, 4, 4] y, float[1, 8, 4, 4] z)
+        <float[16, 1, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, int64[2] halves = {8, 8}> {
+          c = Conv(x, w)
+          r = Relu(c)
+          a, b = Split<axis=1>(r, halves)
+          y = Tanh(a)
+          z = Exp(b)
+        }
+
     Why it pays:
         ONNX Runtime computes Convs in a layout of blocked channels, which a Split leaves and the next Conv
         enters again: two copies of the activation. One Conv a part does the same work without them: in
@@ -53,16 +63,6 @@ class SplitConv(RewritePass[Parts]):
 
     Source:
         Measured on yolov8n with ONNX Runtime on CPU; the layout is its NchwcTransformer's.
-
-    Example:
-        g (float[1,4,8,8] x) => (float[1,8,8,8] y, float[1,8,8,8] z)
-        <float[16,4,1,1] w, int64[2] halves = {8, 8}> {
-          c = Conv(x, w)
-          r = Relu(c)
-          a, b = Split<axis=1>(r, halves)
-          y = Tanh(a)
-          z = Exp(b)
-        }
     """
 
     name = "split-conv"
