@@ -41,7 +41,8 @@ class SplitConv(RewritePass[Parts]):
 
     Example:
         g (float[1, 1, 4, 4] x) => (float[1, 8, 4, 4] y, float[1, 8, 4, 4] z)
-        <float[16, 1, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, int64[2] halves = {8, 8}> {
+        <float[16, 1, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
+         int64[2] halves = {8, 8}> {
           c = Conv(x, w)
           r = Relu(c)
           a, b = Split<axis=1>(r, halves)
