@@ -13,6 +13,7 @@ class FuseGelu(PatternPass):
     """Replace ``x * (1 + Erf(x / sqrt(2))) / 2``, or its approximation by Tanh, by Gelu.
 
     Example:
+        <ir_version: 10, opset_import: ["" : 20]>
         g (float[N, 4] x) => (float[N, 4] y) <float root = {1.41421354}, float one = {1}, float half = {0.5}> {
             a = Div (x, root)
             b = Erf (a)

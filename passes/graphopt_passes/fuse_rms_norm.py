@@ -13,6 +13,7 @@ class FuseRmsNorm(PatternPass):
     """Replace ``x / sqrt(mean(x^2) + epsilon) * scale`` over the last axes by RMSNormalization.
 
     Example:
+        <ir_version: 10, opset_import: ["" : 23]>
         g (float[N, 4] x) => (float[N, 4] y)
         <int64[1] axes = {-1}, float two = {2}, float epsilon = {1e-6}, float[4] scale = {1, 2, 3, 4}> {
             s = Pow (x, two)

@@ -12,6 +12,7 @@ class FuseSwish(PatternPass):
     """Replace ``x * Sigmoid(x)`` by Swish.
 
     Example:
+        <ir_version: 10, opset_import: ["" : 24]>
         g (float[N, 4] x) => (float[N, 4] y) {
             a = Sigmoid (x)
             y = Mul (x, a)
