@@ -138,7 +138,19 @@ _SAME_TYPE = frozenset(
 _ONE_RESULT = {
     **dict.fromkeys(("ArgMax", "ArgMin", "NonZero", "Shape", "Size"), ir.DataType.INT64),
     **dict.fromkeys(
-        ("And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor"),
+        (
+            "And",
+            "Equal",
+            "Greater",
+            "GreaterOrEqual",
+            "IsInf",
+            "IsNaN",
+            "Less",
+            "LessOrEqual",
+            "Not",
+            "Or",
+            "Xor",
+        ),
         ir.DataType.BOOL,
     ),
 }

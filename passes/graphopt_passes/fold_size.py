@@ -62,7 +62,11 @@ class FoldSize(RewritePass[Sizes]):
     def match(self, node: ir.Node) -> Sizes | Declined | None:
         whole = node.inputs[0]
         shape = None if whole is None else whole.producer()
-        if shape is None or not facts.is_op(shape, "Shape") or facts.attribute(node, "axis", 0) not in (0, -1):
+        if (
+            shape is None
+            or not facts.is_op(shape, "Shape")
+            or facts.attribute(node, "axis", 0) not in (0, -1)
+        ):
             return None
         source, indices = shape.inputs[0], facts.constant(operand(node, 1))
         rank = facts.rank(source)

@@ -61,6 +61,4 @@ class FuseRmsNorm(PatternPass):
         weight = factor(axes, scale, dtype, "scale")
         if isinstance(weight, Declined):
             return weight
-        return op.RMSNormalization(
-            x, weight, axis=-axes.count, epsilon=float(facts.scalar(small) or 0)
-        )
+        return op.RMSNormalization(x, weight, axis=-axes.count, epsilon=float(facts.scalar(small) or 0))

@@ -67,7 +67,11 @@ class MergeCast(RewritePass[Casts]):
             return Declined("a type has rules of its own")
         if not _holds(between, source):
             return Declined("the first Cast may lose something")
-        if target in _INTEGERS and between in _FLOATS and not (source in _INTEGERS and _holds(target, source)):
+        if (
+            target in _INTEGERS
+            and between in _FLOATS
+            and not (source in _INTEGERS and _holds(target, source))
+        ):
             # Of a bool this is never wrong, but no exporter writes it.
             return Declined("a number may be out of the range of the integer")
         if facts.is_observed(middle) or not all(facts.is_op(use.node, "Cast") for use in middle.uses()):

@@ -41,7 +41,7 @@ class MergeClip(RewritePass[Clamp]):
 
     When it does not apply:
         Where the first has another reader, a bound is not constant or is NaN, or a lower bound is above the
-        upper one: what comes of that differs between opsets.
+        upper one: what comes of that differs between opsets; where nothing but 0 can come out.
 
     Numerics:
         Exact: the second clamps the bounds of the first too, which also holds where they have no number in
@@ -70,6 +70,8 @@ class MergeClip(RewritePass[Clamp]):
         if inner is None or outer is None:
             return Declined("the bounds are not known, or the lower one is above the upper one")
         low, high = (min(max(bound, outer[0]), outer[1]) for bound in inner)
+        if low == high == 0 and dtype.is_floating_point():
+            return Declined("a -0 would stay one where all becomes 0")
         return Clamp(first.inputs[0], node, low, high, dtype)
 
     def rewrite(self, match: Clamp, rw: Rewriter) -> None:
@@ -79,11 +81,12 @@ class MergeClip(RewritePass[Clamp]):
             return
         least, most = _limits(match.dtype)
         given = {
-            "min": match.low if match.low != least else None,
-            "max": match.high if match.high != most else None,
+            name: None if bound == limit else bound
+            for name, bound, limit in (("min", match.low, least), ("max", match.high, most))
         }
         if facts.opset(match.last) < 11:
-            merged = rw.op("Clip", [match.source], role="merged", attributes=given, like=result)
+            floats = {name: None if bound is None else float(bound) for name, bound in given.items()}
+            merged = rw.op("Clip", [match.source], role="merged", attributes=floats, like=result)
         else:
             bounds = [
                 None
@@ -98,10 +101,11 @@ class MergeClip(RewritePass[Clamp]):
 
 
 def _limits(dtype: ir.DataType) -> tuple[Any, Any]:
-    known = ml_dtypes.iinfo(dtype.numpy()) if dtype.is_integer() else ml_dtypes.finfo(dtype.numpy())
-    return known.min if dtype.is_integer() else float(known.min), (
-        known.max if dtype.is_integer() else float(known.max)
-    )
+    if dtype.is_integer():
+        whole = ml_dtypes.iinfo(dtype.numpy())
+        return whole.min, whole.max
+    known = ml_dtypes.finfo(dtype.numpy())
+    return float(known.min), float(known.max)
 
 
 def _bounds(node: ir.Node, dtype: ir.DataType) -> tuple[Any, Any] | None:

@@ -64,9 +64,7 @@ class MergeConcat(RewritePass[Concats]):
 
     def rewrite(self, match: Concats, rw: Rewriter) -> None:
         result = match.outer.outputs[0]
-        merged = rw.op(
-            "Concat", match.parts, role="merged", attributes=match.outer.attributes, like=result
-        )
+        merged = rw.op("Concat", match.parts, role="merged", attributes=match.outer.attributes, like=result)
         rw.replace(result, merged)
 
 

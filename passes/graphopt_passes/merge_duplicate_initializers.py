@@ -26,9 +26,12 @@ class MergeDuplicateInitializers(RewritePass[Equal]):
     """Merge initializers of one graph that are equal bit for bit, in type, shape and content.
 
     Attributes:
+        least_bytes: The smallest initializers that are compared, in bytes. Of smaller ones
+            common-subexpression knows without this that they are equal, and no file is larger for them.
         most_mb: The largest initializers that are compared, in megabytes: they have to be read.
 
     Example:
+        merge-duplicate-initializers{least_bytes=1}
         g (float[N, 2] x) => (float[N, 2] y) <float[2] one = {1, 2}, float[2] two = {1, 2}> {
             a = Add (x, one)
             y = Mul (a, two)
@@ -49,6 +52,7 @@ class MergeDuplicateInitializers(RewritePass[Equal]):
         The ONNX specification of initializers, which any number of nodes may read.
     """
 
+    least_bytes: int = 1024
     most_mb: float = 64.0
 
     name = "merge-duplicate-initializers"
@@ -84,7 +88,7 @@ class MergeDuplicateInitializers(RewritePass[Equal]):
             and not value.is_graph_input()
             and not facts.is_observed(value)
             and tensor.dtype != ir.DataType.STRING
-            and 0 < tensor.nbytes <= self.most_mb * 1e6
+            and max(self.least_bytes, 1) <= tensor.nbytes <= self.most_mb * 1e6
         )
 
 

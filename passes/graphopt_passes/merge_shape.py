@@ -98,7 +98,8 @@ class MergeShape(RewritePass[Joined]):
             if isinstance(part, ir.Value):
                 made.append(part)
                 continue
-            limits = {"start": part.start or None, "end": part.end if _is_part(part) else None}
+            is_open = part.end == facts.rank(part.source)
+            limits = {"start": part.start or None, "end": None if is_open else part.end}
             like = result if len(match.parts) == 1 else None
             shape = rw.op("Shape", [part.source], role=f"shape{index}", attributes=limits, like=like)
             if like is None:

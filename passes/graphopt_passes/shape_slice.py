@@ -111,8 +111,10 @@ def _within(
     if rank is not None:
         size = range(rank)[slice(*before)]
         kept = size[slice(start, min(end, _FAR))]
-        return Part(source, result, kept.start, kept.stop if kept.stop < rank else None) if kept else Declined(
-            "nothing is left"
+        return (
+            Part(source, result, kept.start, kept.stop if kept.stop < rank else None)
+            if kept
+            else Declined("nothing is left")
         )
     if before != (0, None) or start < 0 or end < 0:
         return Declined("the number of axes is not known")
