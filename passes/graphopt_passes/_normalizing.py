@@ -69,7 +69,9 @@ def factor(axes: Normalized, constant: ir.Value | None, dtype: ir.DataType, role
     inner = shape[-axes.count :]
     if shape == axes.sizes:
         return constant
-    if axes.sizes is None or any(size not in (1, own) for size, own in zip(inner[::-1], axes.sizes[::-1])):
+    if axes.sizes is None or any(
+        size not in (1, own) for size, own in zip(inner[::-1], axes.sizes[::-1], strict=False)
+    ):
         return Declined(f"the {role} is not known to have the sizes that are normalized")
     return np.ascontiguousarray(np.broadcast_to(tensor.numpy().reshape(inner), axes.sizes))
 

@@ -14,7 +14,8 @@ class FuseGelu(PatternPass):
 
     Example:
         <ir_version: 10, opset_import: ["" : 20]>
-        g (float[N, 4] x) => (float[N, 4] y) <float root = {1.41421354}, float one = {1}, float half = {0.5}> {
+        g (float[N, 4] x) => (float[N, 4] y)
+        <float root = {1.41421354}, float one = {1}, float half = {0.5}> {
             a = Div (x, root)
             b = Erf (a)
             c = Add (b, one)

@@ -33,7 +33,8 @@ class FuseHardSwish(PatternPass):
         runtimes have no kernel.
 
     Numerics:
-        Reassociates: ``x / 6 + 1 / 2`` for ``(x + 3) / 6``. Where ``6 x`` overflows, the result no longer does.
+        Reassociates: ``x / 6 + 1 / 2`` for ``(x + 3) / 6``. Where ``6 x`` overflows, the result no longer
+        does.
 
     Source:
         Howard et al., Searching for MobileNetV3, 2019, section 5.2.

@@ -35,8 +35,8 @@ class InlineIf(RewritePass[Branch]):
         the other branch go.
 
     When it does not apply:
-        Where a branch returns a value of an outer graph by name alone, or a subgraph inside reads values of
-        the branch; inner Ifs come first, as often as need be.
+        Where a branch returns a value of an outer graph by name alone, or returns a value that a subgraph
+        inside it reads as well.
 
     Numerics:
         Exact: the same nodes compute the same.
@@ -67,6 +67,7 @@ class InlineIf(RewritePass[Branch]):
         for index, value in enumerate(match.graph.initializers.values()):
             if value.const_value is not None:
                 moved[value] = rw.initializer(value.const_value, role=f"constant{index}")
+                _redirect(value, moved[value], rw)
         for index, node in enumerate(match.graph):
             inputs = [None if value is None else moved.get(value, value) for value in node.inputs]
             made = rw.ops(
@@ -80,6 +81,8 @@ class InlineIf(RewritePass[Branch]):
                 origin=node,
             )
             moved.update(zip(node.outputs, made, strict=False))
+            for old, new in zip(node.outputs, made, strict=False):
+                _redirect(old, new, rw)
         taken: set[ir.Value] = set()
         for inner, outer in zip(match.graph.outputs, match.node.outputs, strict=True):
             new = moved[inner]
@@ -88,6 +91,16 @@ class InlineIf(RewritePass[Branch]):
             elif outer.is_graph_output():
                 taken.add(new)
             rw.replace(outer, new)
+
+
+def _redirect(old: ir.Value, new: ir.Value, rw: Rewriter) -> None:
+    """Let subgraphs of the branch, which move as they are, read the value that takes the place of another."""
+    if _is_captured(old):
+        rw.replace(old, new)
+
+
+def _is_captured(value: ir.Value) -> bool:
+    return any(use.node.graph is not value.graph for use in value.uses())
 
 
 def _typed(outer: ir.Value | None, inner: ir.Value) -> ir.Value:
@@ -110,8 +123,8 @@ def _not_movable(graph: ir.Graph) -> Declined | None:
     for value in own:
         if facts.is_observed(value) and not value.is_graph_output():
             return Declined("a subgraph in it returns a value by name")
-        if any(use.node.graph is not graph for use in value.uses()):
-            return Declined("a subgraph in it reads a value of the branch")
+        if value.is_graph_output() and _is_captured(value):
+            return Declined("a subgraph in it reads a value that the branch returns")
     if any(value not in own for value in graph.outputs):
         return Declined("the branch returns a value of an outer graph by name")
     return None

@@ -45,7 +45,8 @@ class MergeClip(RewritePass[Clamp]):
 
     Numerics:
         Exact: the second clamps the bounds of the first too, which also holds where they have no number in
-        common. A bound that a Clip leaves out is the greatest number of the type, not infinity. NaN stays NaN.
+        common. A bound that a Clip leaves out is the greatest number of the type, not infinity. NaN stays
+        NaN.
 
     Source:
         The ONNX specification of Clip and Relu.

@@ -93,7 +93,7 @@ class MergeDuplicateInitializers(RewritePass[Equal]):
 
 
 _FIRST: WeakKeyDictionary[ir.Graph, dict[_Key, str]] = WeakKeyDictionary()
-"""The name of the initializer that is kept of each content: a shortcut, so that one is not compared with all."""
+"""The name of the initializer that is kept of each content, so that one is not compared with all."""
 
 
 def _key(value: ir.Value) -> _Key:

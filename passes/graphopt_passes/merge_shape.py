@@ -140,7 +140,7 @@ def _shape(node: ir.Node) -> Run | None:
 
 
 def _gathered(value: ir.Value | None, vector: bool = False) -> tuple[ir.Value | None, tuple[int, ...]]:
-    """Of which value a Gather takes sizes, and those of which axes; of one axis as number unless ``vector``."""
+    """Of which value a Gather takes sizes, and those of which axes; as one number unless ``vector``."""
     nothing = (None, ())
     node = None if value is None else value.producer()
     if not facts.is_op(node, "Gather") or node.inputs[0] is None or facts.attribute(node, "axis", 0) != 0:

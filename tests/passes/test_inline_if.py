@@ -40,15 +40,12 @@ def test_the_branch_that_is_taken(source: str, expected: list[str]) -> None:
 
 
 def test_inner_ifs_and_those_that_stay() -> None:
-    inner = (
-        "r = If(c)<then_branch = u () => (float[N,4] p) { p = Relu(x) }, "
-        + ELSE.replace(" n", " m").replace("n =", "m =")
-        + ">"
-    )
+    other = ELSE.replace(" n", " m").replace("n =", "m =")
+    inner = f"r = If(c)<then_branch = u () => (float[N,4] p) {{ p = Relu(x) }}, {other}>"
     assert ops(assert_rewrites(STEP, net(f"(float[N,4] r) {{ {inner} }}"), applied=2)) == ["Relu", "Exp"]
     open_text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x, bool d) => (float[N,4] y)
-        <bool c = {{1}}> {{ y = If(c)<then_branch = t () => (float[N,4] r) {{ {inner.replace("If(c)", "If(d)")} }},
-        {ELSE}> }}"""
+        <bool c = {{1}}> {{ y = If(c)<
+        then_branch = t () => (float[N,4] r) {{ {inner.replace("If(c)", "If(d)")} }}, {ELSE}> }}"""
     after = assert_rewrites(STEP, open_text, applied=1)
     assert ops(after) == ["If"]
     assert_declines(STEP, after)
@@ -63,12 +60,20 @@ def test_two_results_that_are_one_value() -> None:
     assert sorted(ops(assert_rewrites(STEP, text, applied=1, run=False))) == ["Identity", "Relu"]
 
 
-def test_a_branch_that_an_inner_subgraph_reads() -> None:
-    then = """(float[N,4] r) { v = Relu(x) r = If(d)<
-        then_branch = u () => (float[N,4] p) { p = Exp(v) },
-        else_branch = k () => (float[N,4] q) { q = Abs(v) }> }"""
+CAPTURED = """(float[N,4] r) <float v = {2}> { q = Relu(x) r = If(d)<
+    then_branch = u () => (float[N,4] p) { p = Add(q, v) },
+    else_branch = k () => (float[N,4] o) { z = Mul(q, w) o = Abs(z) }> }"""
+
+
+def test_inner_subgraphs_read_what_has_moved() -> None:
+    source = net(CAPTURED).replace("(float[N,4] x)", "(float[N,4] x, bool d)")
+    assert ops(assert_rewrites(STEP, source, applied=1)) == ["Relu", "If", "Exp"]
+
+
+def test_a_result_that_an_inner_subgraph_reads() -> None:
+    then = CAPTURED.replace("(float[N,4] r)", "(float[N,4] q)").replace("r = If", "t = If") + ""
     source = net(then).replace("(float[N,4] x)", "(float[N,4] x, bool d)")
-    assert_declines(STEP, source, "reads a value of the branch")
+    assert_declines(STEP, source, "that the branch returns")
 
 
 def test_a_condition_that_is_computed() -> None:

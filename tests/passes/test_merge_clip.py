@@ -17,7 +17,8 @@ def net(
     body: str, *, kind: str = "float", opset: int = 17, more: str = "", **numbers: float
 ) -> onnx.ModelProto:
     dtype = {"float": np.float32, "double": np.float64, "float16": np.float16, "int32": np.int32}[kind]
-    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({kind}[N,4] x) => ({kind}[N,4] y{more}) {{ {body} }}'
+    head = f'<ir_version: 8, opset_import: ["" : {opset}]>'
+    text = f"{head} g ({kind}[N,4] x) => ({kind}[N,4] y{more}) {{ {body} }}"
     return proto(text, **{name: np.asarray(number, dtype) for name, number in numbers.items()})
 
 

@@ -78,6 +78,7 @@ def test_what_is_left(source: onnx.ModelProto, reason: str) -> None:
 
 
 def test_a_cut_that_is_computed() -> None:
-    text = """g (float[8,8] x, int64[1] a) => (float[P,Q] y) <int64[1] b={4}, int64[1] c={0}, int64[1] d={1}> {
+    text = """g (float[8,8] x, int64[1] a) => (float[P,Q] y)
+        <int64[1] b={4}, int64[1] c={0}, int64[1] d={1}> {
         t = Slice(x, a, b, c) y = Slice(t, d, b, d) }"""
     assert_declines(STEP, text, "not constant")

@@ -78,7 +78,8 @@ PARTS = "s = Shape(x) a = Gather(s, k0) b = Gather(s, k1) c = Unsqueeze(a, i0) d
     [
         (f"{PARTS} e = Gather(s, i2) y = Concat<axis=0>(c, d, e)", ["Shape"], {}),
         (f"{PARTS} y = Concat<axis=0>(c, d, last)", ["Shape", "Concat"], {"end": 2}),
-        ("s = Shape(x) b = Gather(s, k1) d = Unsqueeze(b, i0) e = Gather(s, last) t = Concat<axis=0>(i1, d, e) y = Neg(t)",
+        ("s = Shape(x) b = Gather(s, k1) d = Unsqueeze(b, i0) e = Gather(s, last)"
+         " t = Concat<axis=0>(i1, d, e) y = Neg(t)",
          ["Shape", "Concat", "Neg"], {"start": 1}),
         ("s = Shape<start=1>(x) a = Gather(s, i0) b = Gather(s, i1) y = Concat<axis=0>(a, b)",
          ["Shape"], {"start": 1}),
@@ -166,7 +167,7 @@ def test_a_test_that_is_decided(body: str, kept: list[str]) -> None:
         (net(f"s = Shape(x) t = Add(s, i1) {TEST}",
              more=", int64[3] minus={0,0,0}, int64[3] one={1,1,1}"), "may have"),
         (net(f"s = Shape(x) t = Gather(s, i0) {TEST}", more=THREE), "longer"),
-        (net(f"s = Shape(x) t = Gather(s, i0) p = Concat<axis=0>(t, t, last) q = Equal(p, minus)"
+        (net("s = Shape(x) t = Gather(s, i0) p = Concat<axis=0>(t, t, last) q = Equal(p, minus)"
              " y = Where(q, one, s)", more=THREE), ""),
     ],
 )  # fmt: skip
