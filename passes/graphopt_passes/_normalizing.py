@@ -24,9 +24,13 @@ class Normalized:
 def mean(op: Any, value: Any, axes: str) -> Any:
     """The term for a mean that keeps its axes: they are bound as attribute ``axes``, or ``axes`` + _input."""
     return op.either(
-        op.ReduceMean(value, axes=op.attribute(axes, where=lambda found: found is not None)),
+        op.ReduceMean(value, axes=op.attribute(axes, where=_is_given)),
         op.ReduceMean(value, op.constant(f"{axes}_input")),
     )
+
+
+def _is_given(found: Any) -> bool:
+    return found is not None
 
 
 def square(op: Any, value: Any) -> Any:

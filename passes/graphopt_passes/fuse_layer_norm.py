@@ -12,7 +12,8 @@ from graphopt_passes._normalizing import epsilon, factor, is_followed, mean, nor
 class FuseLayerNorm(PatternPass):
     """Replace ``(x - mean) / sqrt(variance + epsilon) * scale + bias`` by LayerNormalization.
 
-    The mean is over the last axes. Scale and bias may be left out. The axes may be attributes or inputs, the square a Pow or a Mul.
+    The mean is over the last axes. Scale and bias may be left out. The axes may be attributes or inputs, the
+    square a Pow or a Mul.
 
     Example:
         g (float[N, 4] x) => (float[N, 4] y)

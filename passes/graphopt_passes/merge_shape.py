@@ -143,11 +143,13 @@ def _gathered(value: ir.Value | None, vector: bool = False) -> tuple[ir.Value | 
     """Of which value a Gather takes sizes, and those of which axes; as one number unless ``vector``."""
     nothing = (None, ())
     node = None if value is None else value.producer()
-    if not facts.is_op(node, "Gather") or node.inputs[0] is None or facts.attribute(node, "axis", 0) != 0:
+    if node is None or not facts.is_op(node, "Gather") or facts.attribute(node, "axis", 0) != 0:
         return nothing
-    shape, index = node.inputs[0].producer(), operand(node, 1)
+    shape, index = None if node.inputs[0] is None else node.inputs[0].producer(), operand(node, 1)
+    if shape is None or not facts.is_op(shape, "Shape"):
+        return nothing
     indices, tensor = facts.ints(index), facts.constant_tensor(index)
-    if not facts.is_op(shape, "Shape") or not indices or tensor is None or len(tensor.shape) != vector:
+    if not indices or tensor is None or len(tensor.shape) != vector:
         return nothing
     run = _shape(shape)
     if run is None:

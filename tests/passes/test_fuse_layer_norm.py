@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx.shape_inference
@@ -38,7 +40,7 @@ def net(
         f'<ir_version: 10, opset_import: ["" : {opset}]> g ({kind}[{dims}] x)'
         f" => ({kind}[{dims}] y{outputs}) {{ {body} }}"
     )
-    values = {
+    values: dict[str, np.ndarray[Any, Any]] = {
         "two": np.asarray(power, dtype),
         "eps": np.asarray(eps, dtype),
         "scale": (rng.standard_normal(scale) + 1).astype(dtype),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -39,7 +41,7 @@ def net(
     ],
 )
 @pytest.mark.parametrize("kind", ["float", "double"])
-def test_two_become_one(body: str, numbers: dict[str, float], kept: str, kind: str) -> None:
+def test_two_become_one(body: str, numbers: dict[str, Any], kept: str, kind: str) -> None:
     source = net(body, kind=kind, **numbers)
     after = assert_rewrites(STEP, source, applied=1)
     assert ops(after) == [kept]

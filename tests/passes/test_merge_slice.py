@@ -59,7 +59,7 @@ def test_every_pair_of_small_cuts_of_one_axis() -> None:
         first, second = (cuts[index] for index in rng.integers(len(cuts), size=2))
         source = net(first, second, "7,2")
         after = assert_rewrites(STEP, source, applied=1, run=False)
-        expected = x[slice(*first[:2], first[3])][slice(*second[:2], second[3])]
+        expected = x[first[0] : first[1] : first[3]][second[0] : second[1] : second[3]]
         np.testing.assert_array_equal(outputs(after, {"x": x})["y"], expected)
 
 
