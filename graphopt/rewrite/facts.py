@@ -135,7 +135,25 @@ _SAME_TYPE = frozenset(
      "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Tile", "Transpose",
      "Unsqueeze"}
 )  # fmt: skip
-_INT64_RESULT = frozenset({"ArgMax", "ArgMin", "NonZero", "Shape", "Size"})
+_ONE_RESULT = {
+    **dict.fromkeys(("ArgMax", "ArgMin", "NonZero", "Shape", "Size"), ir.DataType.INT64),
+    **dict.fromkeys(
+        (
+            "And",
+            "Equal",
+            "Greater",
+            "GreaterOrEqual",
+            "IsInf",
+            "IsNaN",
+            "Less",
+            "LessOrEqual",
+            "Not",
+            "Or",
+            "Xor",
+        ),
+        ir.DataType.BOOL,
+    ),
+}
 _DEEPEST = 8
 
 
@@ -181,8 +199,8 @@ def _computed_dtype(value: ir.Value | None) -> ir.DataType | None:
         node = value.producer()
         if node is None or node.domain != "":
             break
-        if node.op_type in _INT64_RESULT:
-            return ir.DataType.INT64
+        if node.op_type in _ONE_RESULT:
+            return _ONE_RESULT[node.op_type]
         if node.op_type == "Cast":
             to = node.attributes.get("to")
             return None if to is None or to.is_ref() else ir.DataType(to.as_int())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 _EXACT_STEPS = (
     "lift-constants,castlike-to-cast,eliminate-identity,eliminate-noop,eliminate-transpose,"
-    "merge-unsqueeze,merge-reshape,common-subexpression"
+    "merge-unsqueeze,merge-reshape,fold-size-test,fold-size,merge-shape,shape-slice,"
+    "merge-cast,merge-slice,merge-concat,split-concat,merge-clip,inline-if,common-subexpression"
 )
-# Where rounding may differ anyway, so may the sign of a zero.
+# Where rounding may differ anyway, so may the sign of a zero, and what a maximum makes of a NaN.
 _STEPS = (
     _EXACT_STEPS.replace("eliminate-noop", "eliminate-noop{signed_zero=false,nan=false}")
     + ",fold-conv-bn,softmax-conv-to-matmul,merge-linear"
 )
+_FUSIONS = "fuse-layer-norm,fuse-rms-norm,fuse-gelu,fuse-hard-swish,fuse-mish"
 
 EXACT = f"fixpoint({_EXACT_STEPS}),eliminate-dead"
-PORTABLE = f"fixpoint({_STEPS}),onnxsim,fixpoint({_STEPS}),eliminate-dead"
+PORTABLE = f"fixpoint({_STEPS}),onnxsim,fixpoint({_STEPS},{_FUSIONS}),eliminate-dead"
 # What pays for the kernels and layouts of ONNX Runtime alone, and may take more nodes.
 _FOR_RUNTIME = "split-conv"
 DEFAULT = f"{PORTABLE},{_FOR_RUNTIME},ort{{level=extended}}"

@@ -130,7 +130,7 @@ class TestTypesAndShapes:
             ("Shape(x)", ir.DataType.INT64),
             ("Cast<to = 10>(x)", ir.DataType.FLOAT16),
             ("Concat<axis = 0>(h, x)", ir.DataType.FLOAT16),
-            ("Equal(x, x)", None),
+            ("Equal(x, x)", ir.DataType.BOOL),
             ("local.Neg(x)", None),
             ("Clip(x)", None),
         ],

@@ -79,7 +79,9 @@ class ReplacementOps:
         if schema is not None:
             check_form(schema, version, given, inputs)
         role = self._fresh(_role or op_type.lower())
-        operands = [_operand(item, f"{role}.in{index}") for index, item in enumerate(inputs)]
+        # ONNX Runtime 1.32 crashes on some operators with an empty name at the end, which means the same.
+        count = max((index + 1 for index, item in enumerate(inputs) if item is not None), default=0)
+        operands = [_operand(item, f"{role}.in{index}") for index, item in enumerate(inputs[:count])]
         types = Types(schema, [_known_dtype(item) for item in operands])
         filled = tuple(
             _numbers(item, types.wanted(index), f"{role}.in{index}")

@@ -1,0 +1,70 @@
+"""Clip and Relu in a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from graphopt.testing import assert_declines, assert_rewrites
+from graphopt_passes.merge_clip import MergeClip
+from tests.support import assert_same, ops, proto
+
+STEP = MergeClip()
+
+
+def net(
+    body: str, *, kind: str = "float", opset: int = 17, more: str = "", **numbers: float
+) -> onnx.ModelProto:
+    dtype = {"float": np.float32, "double": np.float64, "float16": np.float16, "int32": np.int32}[kind]
+    head = f'<ir_version: 8, opset_import: ["" : {opset}]>'
+    text = f"{head} g ({kind}[N,4] x) => ({kind}[N,4] y{more}) {{ {body} }}"
+    return proto(text, **{name: np.asarray(number, dtype) for name, number in numbers.items()})
+
+
+@pytest.mark.parametrize(
+    ("body", "numbers", "kept"),
+    [
+        ("t = Relu(x) y = Relu(t)", {}, "Relu"),
+        ("t = Relu(x) y = Clip(t, a, b)", {"a": -1, "b": 6}, "Clip"),
+        ("t = Relu(x) y = Clip(t, , b)", {"b": 6}, "Clip"),
+        ("t = Relu(x) y = Clip(t)", {}, "Clip"),
+        ("t = Relu(x) y = Clip(t, , b)", {"b": -2}, "Clip"),
+        ("t = Clip(x, a, b) y = Relu(t)", {"a": -1, "b": 6}, "Clip"),
+        ("t = Clip(x, a, b) y = Clip(t, c, d)", {"a": 0, "b": 4, "c": 2, "d": 9}, "Clip"),
+        ("t = Clip(x, a, b) y = Clip(t, c, d)", {"a": 0, "b": 1, "c": 5, "d": 6}, "Clip"),
+        ("t = Clip(x, a, b) y = Clip(t, c, d)", {"a": 5, "b": 6, "c": 0, "d": 1}, "Clip"),
+        ("t = Clip(x, a) y = Clip(t, , d)", {"a": 2, "d": 1}, "Clip"),
+        ("t = Clip(x, a, b) y = Clip(t, c)", {"a": -float("inf"), "b": float("inf"), "c": 1}, "Clip"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["float", "double"])
+def test_two_become_one(body: str, numbers: dict[str, Any], kept: str, kind: str) -> None:
+    source = net(body, kind=kind, **numbers)
+    after = assert_rewrites(STEP, source, applied=1)
+    assert ops(after) == [kept]
+    assert_same(source, after)
+
+
+def test_other_types_and_opsets() -> None:
+    assert_rewrites(STEP, net("t = Clip(x, a, b) y = Clip(t, c)", kind="int32", a=-7, b=9, c=2), applied=1)
+    assert_rewrites(STEP, net("t = Clip(x, a) y = Relu(t)", kind="float16", a=-1), applied=1)
+    old = assert_rewrites(STEP, net("t = Relu(x) y = Clip<max=6.0>(t)", opset=9), applied=1)
+    assert {a.name: a.f for a in old.graph.node[0].attribute} == {"min": 0.0, "max": 6.0}
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (net("t = Clip(x, a, b) y = Relu(t)", a=2, b=1), "above"),
+        (net("t = Clip(x, a) y = Relu(t)", a=float("nan")), "above"),
+        (net("t = Clip(x, a, b) y = Relu(t)", a=-3, b=-1), "-0"),
+        (net("t = Relu(x) y = Clip(t, , b)", b=6, more=", float[N,4] t"), "another reader"),
+        (net("t = Relu(x) y = Clip(t, , b) z = Neg(t)", b=6, more=", float[N,4] z"), "another reader"),
+        (net("b = ReduceMax<keepdims=0>(x) t = Relu(x) y = Clip(t, , b)"), "not known"),
+    ],
+)
+def test_what_is_left(source: onnx.ModelProto, reason: str) -> None:
+    assert_declines(STEP, source, reason)
