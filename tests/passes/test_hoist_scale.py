@@ -1,0 +1,161 @@
+"""A constant number moves up to the weight of a linear operator through whatever scales along."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.shape_inference
+import pytest
+from onnx import numpy_helper
+
+from graphopt.testing import assert_declines, assert_rewrites
+from graphopt_passes.hoist_scale import HoistScale
+from tests.support import ops, proto
+
+STEP = HoistScale()
+RNG = np.random.default_rng(0)
+W = RNG.standard_normal((8, 8)).astype(np.float32)
+B = RNG.standard_normal(8).astype(np.float32)
+HEADS = "q0 = Reshape(b, heads) q = Transpose<perm=[0,2,1,3]>(q0)"
+PROJECT = "a = MatMul(x, w) b = Add(a, bias)"
+SCORES = "float[N,2,5,5] y"
+
+
+def net(
+    body: str,
+    outputs: str,
+    dtype: Any = np.float32,
+    source: str = "float[N,5,8] x, float[N,2,4,5] k",
+    **constants: np.ndarray[Any, Any],
+) -> onnx.ModelProto:
+    kind = {np.float32: "float", np.float64: "double", np.float16: "float16"}[dtype]
+    ports = f"({source}) => ({outputs})".replace("float", kind)
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g {ports} {{ {body} }}'
+    found: dict[str, Any] = {"w": W.astype(dtype), "bias": B.astype(dtype), "s": np.array(3.0, dtype)}
+    found |= {"heads": np.array([0, -1, 2, 4]), "one": np.array([1])} | constants
+    return onnx.shape_inference.infer_shapes(proto(text, **found))
+
+
+def test_attention_that_scales_its_scores() -> None:
+    source = net(f"{PROJECT} {HEADS} z = MatMul(q, k) y = Div(z, s)", SCORES)
+    after = assert_rewrites(STEP, source, applied=1)
+    assert ops(after) == ["MatMul", "Add", "Reshape", "Transpose", "MatMul"]
+    stored = [numpy_helper.to_array(one) for one in after.graph.initializer]
+    assert any(
+        one.shape == (8, 8) and np.array_equal(one, (W.astype(np.float64) / 3).astype(np.float32))
+        for one in stored
+    )
+
+
+def test_attention_that_scales_its_queries() -> None:
+    source = net(f"{PROJECT} {HEADS} e = Mul(s, q) y = MatMul(e, k)", SCORES)
+    assert ops(assert_rewrites(STEP, source, applied=1)).count("Mul") == 0
+
+
+def test_the_other_operand_of_the_product() -> None:
+    body = f"{PROJECT} {HEADS} t = Transpose<perm=[0,1,3,2]>(k) z = MatMul(t, e) y = Mul(z, s)"
+    body = body.replace("MatMul(t, e)", "MatMul(k, q)").replace("t = Transpose<perm=[0,1,3,2]>(k) ", "")
+    source = net(body, "float[N,2,4,4] y", source="float[N,5,8] x, float[N,2,4,5] k")
+    assert ops(assert_rewrites(STEP, source, applied=1)).count("Mul") == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "shape"),
+    [
+        ("Transpose(b)", "8,5,N"),
+        ("Unsqueeze(b, one)", "N,1,5,8"),
+        ("Slice(b, one, heads, one)", "N,4,8"),
+        ("Expand(b, big)", "2,3,5,8"),
+        ("Flatten(b)", "N,40"),
+        ("Identity(b)", "N,5,8"),
+    ],
+)
+def test_what_it_moves_through(call: str, shape: str) -> None:
+    constants = {"big": np.array([2, 3, 5, 8])}
+    if "Slice" in call:
+        constants["heads"] = np.array([5])
+    source = net(
+        f"{PROJECT} r = {call} y = Mul(r, s)", f"float[{shape}] y", source="float[N,5,8] x", **constants
+    )
+    dims = {"N": 3} if "Expand" in call else None
+    after = assert_rewrites(STEP, source, applied=1, dims=dims)
+    assert "Mul" not in ops(after)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("a = Conv(x, v) r = Flatten(a) y = Mul(r, s)", ["Conv", "Flatten"]),
+        ("a = Conv(x, v, bias) r = Flatten(a) y = Div(r, s)", ["Conv", "Flatten"]),
+        ("a = ConvTranspose(x, v, bias) r = Flatten(a) y = Div(r, s)", ["ConvTranspose", "Flatten"]),
+    ],
+)
+def test_convolutions(body: str, expected: list[str]) -> None:
+    weight = RNG.standard_normal((8, 8, 3)).astype(np.float32)
+    source = net(body, "float[N,L] y", source="float[N,8,6] x", v=weight)
+    assert ops(assert_rewrites(STEP, source, applied=1)) == expected
+
+
+def test_a_gemm_with_alpha_and_beta() -> None:
+    body = "a = Gemm<alpha=0.5, beta=2.0, transB=1>(x, w, bias) r = Reshape(a, heads) y = Mul(r, s)"
+    source = net(body, "float[A,B,C] y", source="float[N,8] x", heads=np.array([-1, 2, 4]))
+    assert ops(assert_rewrites(STEP, source, applied=1)) == ["Gemm", "Reshape"]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_other_types(dtype: Any) -> None:
+    source = net(f"{PROJECT} r = Identity(b) y = Mul(r, s)", "float[N,5,8] y", dtype, "float[N,5,8] x")
+    after = assert_rewrites(STEP, source, applied=1)
+    assert ops(after) == ["MatMul", "Add", "Identity"]
+
+
+@pytest.mark.parametrize(
+    ("body", "outputs"),
+    [
+        (f"{PROJECT} r = Transpose(b) y = Mul(r, s) z = Abs(r)", "float[8,5,N] y, float[8,5,N] z"),
+        (f"{PROJECT} r = Transpose(b) y = Mul(r, s) z = Abs(b)", "float[8,5,N] y, float[N,5,8] z"),
+        (f"{PROJECT} r = Transpose(b) y = Mul(r, s)", "float[8,5,N] y, float[N,5,8] b"),
+    ],
+)
+def test_a_value_on_the_way_that_is_read_elsewhere(body: str, outputs: str) -> None:
+    assert_declines(STEP, net(body, outputs, source="float[N,5,8] x"), "used elsewhere")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "r = Transpose(x) y = Mul(r, s)",
+        f"{PROJECT} c = Relu(b) r = Transpose(c) y = Mul(r, s)",
+        f"{PROJECT} r = Transpose(b) y = Mul(r, big)",
+        f"{PROJECT} y = Mul(b, s)",
+        "a = MatMul(x, w) y = Mul(a, s)",
+        f"{PROJECT} r = Transpose(b) y = Div(s, r)",
+        f"{PROJECT} r = Transpose(b) y = Add(r, s)",
+        f"{PROJECT} r = Transpose(b) y = Mul(r, wide)",
+    ],
+)
+def test_what_is_none_of_its_business(body: str) -> None:
+    shape = "float[N,5,8] y" if "Transpose" not in body else "float y"
+    source = net(
+        body, shape, source="float[N,5,8] x", big=B.reshape(8, 1, 1), wide=np.ones((1, 1, 1, 1), np.float32)
+    )
+    if shape == "float y":
+        source.graph.output[0].type.tensor_type.ClearField("shape")
+    assert_declines(STEP, source)
+
+
+def test_numbers_that_leave_their_type() -> None:
+    body = f"{PROJECT} r = Transpose(b) y = Mul(r, s)"
+    for factor, reason in [(3e38, "not finite"), (1e-39, "too small"), (np.inf, "infinite")]:
+        source = net(body, "float[8,5,N] y", source="float[N,5,8] x", s=np.array(factor, np.float32))
+        source.graph.initializer[0].CopyFrom(numpy_helper.from_array(W * 50 if factor > 1 else W, "w"))
+        assert_declines(STEP, source, reason)
+
+
+def test_a_shared_weight_is_not_edited_for_the_other() -> None:
+    body = "a = MatMul(x, w) r = Transpose(a) y = Mul(r, s) z = MatMul(x, w)"
+    source = net(body, "float[8,5,N] y, float[N,5,8] z", source="float[N,5,8] x")
+    after = assert_rewrites(STEP, source, applied=1)
+    assert len({node.input[1] for node in after.graph.node if node.op_type == "MatMul"}) == 2
