@@ -267,14 +267,21 @@ def folded_after(base: Linear, factor: Array, shift: Array) -> Folded | Declined
     return bias if isinstance(bias, Declined) else Folded(base, weight, bias)
 
 
-def build(folded: Folded, rw: Rewriter, like: ir.Value, data: ir.Value | None = None) -> ir.Value:
-    """Add the operator before the root; gives a value with the type and shape of ``like``.
+def build(
+    folded: Folded,
+    rw: Rewriter,
+    like: ir.Value,
+    data: ir.Value | None = None,
+    before: ir.Node | None = None,
+) -> ir.Value:
+    """Add the operator; gives a value with the type and shape of ``like``.
 
     Args:
         folded: The operator and its numbers.
         rw: What to add it with.
         like: The value that it will replace, or a value before it of the same type and shape.
         data: What the operator reads in place of what it read.
+        before: Where to add it; the root by default.
     """
     base, node = folded.base, folded.base.node
     weight = node.inputs[1 - base.data]
@@ -285,7 +292,15 @@ def build(folded: Folded, rw: Rewriter, like: ir.Value, data: ir.Value | None = 
     attributes = {name: attr for name, attr in node.attributes.items() if name != "beta"}
     if node.op_type != "MatMul":
         operands += [] if bias is None else [bias]
-        return rw.op(node.op_type, operands, role="folded", attributes=attributes, like=like, origin=node)
+        return rw.op(
+            node.op_type,
+            operands,
+            role="folded",
+            attributes=attributes,
+            like=like,
+            origin=node,
+            before=before,
+        )
     product_like = like if bias is None else node.outputs[0]
-    product = rw.op("MatMul", operands, role="folded", like=product_like, origin=node)
-    return product if bias is None else rw.op("Add", [product, bias], role="moved", like=like)
+    product = rw.op("MatMul", operands, role="folded", like=product_like, origin=node, before=before)
+    return product if bias is None else rw.op("Add", [product, bias], role="moved", like=like, before=before)
