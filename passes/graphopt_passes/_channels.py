@@ -43,16 +43,32 @@ def _reshaped(axes: tuple[Axis, ...], node: ir.Node) -> tuple[Axis, ...] | None:
     parts = [axis for axis in axes if axis is not None]
     if axes[len(axes) - len(parts) :] != tuple(parts) or parts != _parts([size for size, _ in parts]):
         return None
-    total, dims = math.prod(size for size, _ in parts), facts.shape(node.outputs[0])
-    if dims is None or total < 2:
+    total, dims = math.prod(size for size, _ in parts), _last_dims(node)
+    rank = facts.rank(node.outputs[0])
+    if rank is None or total < 2:
         return None
-    for start in range(len(dims) - 1, -1, -1):
-        tail = [dim for dim in dims[start:] if isinstance(dim, int)]
-        if len(tail) < len(dims) - start:
-            return None
-        if math.prod(tail) == total:
-            return (*(None,) * start, *_parts(tail))
+    for count in range(1, len(dims) + 1):
+        if math.prod(dims[-count:]) == total:
+            return (*(None,) * (rank - count), *_parts(dims[-count:]))
     return None
+
+
+def _last_dims(reshape: ir.Node) -> list[int]:
+    """The last dims of a Reshape's output, as many as are known: from its shape, or from its target."""
+    known: list[int] = []
+    target = reshape.inputs[1].producer() if reshape.inputs[1] is not None else None
+    dims: list[int | str | None] = list(facts.shape(reshape.outputs[0]) or ())
+    if not dims or not isinstance(dims[-1], int):
+        parts = target.inputs if target is not None and facts.is_op(target, "Concat") else ()
+        dims = []
+        for part in reversed(parts):
+            content = facts.ints(part)
+            dims = [*(content if content is not None else (None,)), *dims]
+    for dim in reversed(dims):
+        if not isinstance(dim, int) or dim < 1:
+            break
+        known.insert(0, dim)
+    return known
 
 
 def _parts(sizes: Sequence[int]) -> list[Axis]:

@@ -94,7 +94,7 @@ class HoistScale(RewritePass[Hoisted]):
     def match(self, node: ir.Node) -> Hoisted | Declined | None:
         source = source_of(node)
         producer = None if source is None else source.producer()
-        if source is None or not facts.is_op(producer, *_MOVING, "MatMul"):
+        if source is None or not facts.is_op(producer, *_MOVING, *_SELECTING, "MatMul"):
             return None
         found = step(node)
         if not isinstance(found, Step):

@@ -159,3 +159,114 @@ def test_a_shared_weight_is_not_edited_for_the_other() -> None:
     source = net(body, "float[8,5,N] y, float[N,5,8] z", source="float[N,5,8] x")
     after = assert_rewrites(STEP, source, applied=1)
     assert len({node.input[1] for node in after.graph.node if node.op_type == "MatMul"}) == 2
+
+
+W3 = RNG.standard_normal((8, 24)).astype(np.float32)
+B3 = RNG.standard_normal(24).astype(np.float32)
+JOINT = "a = MatMul(x, w3) b = Add(a, b3)"
+STACK = f"{JOINT} r = Reshape(b, three) t = Transpose<perm=[2,0,1,3]>(r)"
+REST = "z = Abs(k) u = Neg(v)"
+THREE = "float[N,5,8] y, float[N,5,8] z, float[N,5,8] u"
+
+
+def joint(body: str, outputs: str = THREE, **constants: np.ndarray[Any, Any]) -> onnx.ModelProto:
+    found = {"w3": W3, "b3": B3, "three": np.array([0, 0, 3, 8]), "split": np.array([8, 8, 8])} | constants
+    found |= {f"i{i}": np.array(i) for i in range(3)} | {f"v{i}": np.array([i]) for i in (0, 2, 8, 16, 24)}
+    return net(body, outputs, source="float[N,5,8] x", last=np.array(-1), **found)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"{JOINT} q, k, v = Split<axis=-1>(b, split) y = Mul(q, s) {REST}",
+        f"{JOINT} k, q, v = Split<axis=2>(b, split) y = Div(q, s) {REST}",
+        f"{JOINT} q = Slice(b, v0, v8, v2) k = Slice(b, v8, v16, v2) v = Slice(b, v16, v24, v2)"
+        f" y = Mul(q, s) {REST}",
+        f"{STACK} q = Gather(t, i0) k = Gather(t, i1) v = Gather(t, i2) y = Mul(q, s) {REST}",
+        f"{STACK} k = Gather(t, i0) v = Gather(t, i1) q = Gather(t, last) y = Mul(q, s) {REST}",
+        f"{JOINT} r = Reshape(b, three) q = Gather<axis=2>(r, i0) k = Gather<axis=-2>(r, i1)"
+        f" v = Gather<axis=2>(r, i2) y = Mul(q, s) {REST}",
+        f"{JOINT} r0 = Reshape(b, three) r1 = Unsqueeze(r0, v0) t1 = Transpose<perm=[3,1,2,0,4]>(r1)"
+        f" t = Squeeze(t1, c) q = Gather(t, i0) k = Gather(t, i1) v = Gather(t, i2) y = Mul(q, s) {REST}",
+    ],
+)
+def test_queries_that_are_taken_out_of_a_joint_product(body: str) -> None:
+    source = joint(body, c=np.array([3]))
+    after = assert_rewrites(STEP, source, applied=1)
+    assert "Mul" not in ops(after)
+    assert len(after.graph.node) == len(source.graph.node) - 1
+
+
+def test_queries_and_keys_are_scaled_each_in_their_channels() -> None:
+    body = f"{STACK} q = Gather(t, i0) k = Gather(t, i1) v = Gather(t, i2)"
+    body += " c = Mul(q, s) d = Mul(k, s) y = Neg(c) z = Neg(d) u = Neg(v)"
+    assert "Mul" not in ops(assert_rewrites(STEP, joint(body), applied=2))
+
+
+def test_what_reads_the_shape_alone_does_not_mind() -> None:
+    source = net(
+        f"{PROJECT} r = Transpose(b) y = Mul(r, s) z = Shape(b)",
+        "float[8,5,N] y, int64[3] z",
+        source="float[N,5,8] x",
+    )
+    assert_declines(STEP, source, "used elsewhere")
+    body = f"{PROJECT} r = Transpose(b) y = Mul(r, s) d = Shape(b) z = Neg(d)"
+    source = net(body, "float[8,5,N] y, int64[3] z", source="float[N,5,8] x")
+    assert "Mul" not in ops(assert_rewrites(STEP, source, applied=1))
+
+
+def test_a_target_that_is_computed_but_for_the_channels() -> None:
+    body = f"{JOINT} d = Shape<end=2>(x) g = Concat<axis=0>(d, tail) r = Reshape(b, g)"
+    body += (
+        f" q = Gather<axis=2>(r, i0) k = Gather<axis=2>(r, i1) v = Gather<axis=2>(r, i2) y = Mul(q, s) {REST}"
+    )
+    source = joint(body, tail=np.array([3, 8]))
+    for value in source.graph.value_info:
+        if value.name == "r":
+            for dim, name in zip(value.type.tensor_type.shape.dim, "abcd", strict=True):
+                dim.dim_param = name
+    assert "Mul" not in ops(assert_rewrites(STEP, source, applied=1))
+
+
+@pytest.mark.parametrize(
+    ("body", "outputs", "reason"),
+    [
+        # a channel of the queries is read by another
+        (
+            f"{JOINT} q = Slice(b, v0, v8, v2) k = Slice(b, v2, v16, v2) y = Mul(q, s) z = Abs(k)",
+            "float[N,5,8] y, float[N,5,14] z",
+            "not known to be certain channels",
+        ),
+        (
+            f"{STACK} q = Gather(t, i0) v = Abs(t) y = Mul(q, s)",
+            "float[N,5,8] y, float[3,N,5,8] v",
+            "elsewhere",
+        ),
+        # a selection along another axis than the channels
+        (
+            f"{JOINT} q = Gather<axis=1>(b, i0) k = Gather<axis=1>(b, i1) y = Mul(q, s) z = Abs(k)",
+            "float[N,24] y, float[N,24] z",
+            "not known to be certain channels",
+        ),
+        (
+            f"{STACK} q = Gather(t, i0) z = Gather(t, i1) y = Mul(q, s)",
+            "float[N,5,8] y, float[N,5,8] z",
+            "elsewhere",
+        ),
+        (
+            f"{JOINT} q, z = Split<axis=2>(b, halves) y = Mul(q, s)",
+            "float[N,5,8] y, float[N,5,16] z",
+            "not known to be certain channels",
+        ),
+        # the order of elements is not that of the channels any more
+        (
+            f"{JOINT} t = Transpose<perm=[2,0,1]>(b) r = Reshape(t, flat) q = Gather<axis=1>(r, i0)"
+            " k = Gather<axis=1>(r, i1) y = Mul(q, s) z = Abs(k)",
+            "float[M] y, float[M] z",
+            "not known to be certain channels",
+        ),
+    ],
+)
+def test_joint_products_that_are_left(body: str, outputs: str, reason: str) -> None:
+    constants = {"halves": np.array([8, 16]), "flat": np.array([-1, 24])}
+    assert_declines(STEP, joint(body, outputs, **constants), reason)
