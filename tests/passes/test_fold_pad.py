@@ -218,3 +218,11 @@ def test_other_types(kind: str) -> None:
     constants = {"w": W.astype(dtype), "p": np.array(PADS), "f": np.zeros((), dtype)}
     source = proto(f'<ir_version: 8, opset_import: ["": 17]> {text}', **constants)
     window(assert_rewrites(STEP, source, applied=1), "Conv")
+
+
+@pytest.mark.parametrize("kind", ["double", "float16"])
+def test_pools_of_other_types(kind: str) -> None:
+    body = "r = Relu(x) a = Pad(r, p) y = MaxPool<kernel_shape=[3,3], pads=[1,0,0,0]>(a)"
+    text = f"g ({kind}[1,1,1,2] x) => ({kind}[1,1,1,2] y) {{ {body} }}"
+    source = proto(f'<ir_version: 8, opset_import: ["": 17]> {text}', p=np.array([0, 0, 1, 1, 0, 0, 0, 1]))
+    assert window(assert_rewrites(STEP, source, applied=1), "Relu", "MaxPool")["pads"] == [2, 1, 0, 1]
