@@ -27,9 +27,9 @@ def array(*shape: int, dtype: Any = np.float32, offset: float = 0.0) -> np.ndarr
     return np.asarray(RNG.standard_normal(shape) + offset, dtype=dtype)
 
 
-def net(
-    body: str, source: str, outputs: str, opset: int = 17, **constants: np.ndarray[Any, Any]
-) -> onnx.ModelProto:
+def net(body: str, source: str, outputs: str, **constants: Any) -> onnx.ModelProto:
+    """A model from text; ``opset`` may be among the constants."""
+    opset = constants.pop("opset", 17)
     text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({source}) => ({outputs}) {{ {body} }}'
     return onnx.shape_inference.infer_shapes(proto(text, **constants))
 
@@ -265,7 +265,7 @@ def test_a_divisor_of_0() -> None:
 def test_other_types_keep_theirs(kind: str, dtype: Any, opset: int) -> None:
     constants = {"w": array(4, 6, dtype=dtype), "k": array(6, dtype=dtype), "a": array(6, dtype=dtype)}
     body = "c = MatMul(x, w) d = Add(c, k) y = Mul(d, a)"
-    source = net(body, f"{kind}[N,4] x", f"{kind}[N,6] y", opset, **constants)
+    source = net(body, f"{kind}[N,4] x", f"{kind}[N,6] y", opset=opset, **constants)
     after = assert_rewrites(STEP, source, applied=1, run=kind != "bfloat16")
     assert {numpy_helper.to_array(one).dtype for one in after.graph.initializer} == {np.dtype(dtype)}
 

@@ -28,7 +28,7 @@ def net(
     outputs: str,
     dtype: Any = np.float32,
     source: str = "float[N,5,8] x, float[N,2,4,5] k",
-    **constants: np.ndarray[Any, Any],
+    **constants: Any,
 ) -> onnx.ModelProto:
     kind = {np.float32: "float", np.float64: "double", np.float16: "float16"}[dtype]
     ports = f"({source}) => ({outputs})".replace("float", kind)

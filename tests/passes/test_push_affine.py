@@ -29,9 +29,9 @@ def norm(channels: int = 4) -> dict[str, np.ndarray[Any, Any]]:
     return {name: array(channels) for name in "sbm"} | {"v": RNG.random(channels).astype(np.float32) + 0.1}
 
 
-def net(
-    body: str, source: str, outputs: str, opset: int = 17, **constants: np.ndarray[Any, Any]
-) -> onnx.ModelProto:
+def net(body: str, source: str, outputs: str, **constants: Any) -> onnx.ModelProto:
+    """A model from text; ``opset`` may be among the constants."""
+    opset = constants.pop("opset", 17)
     text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({source}) => ({outputs}) {{ {body} }}'
     return onnx.shape_inference.infer_shapes(proto(text, **constants))
 
