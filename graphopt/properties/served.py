@@ -91,7 +91,8 @@ def _refuse_untrue(model: onnx.ModelProto) -> None:
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     for graph in graph_protos(model.graph):
         for node in graph.node:
-            if opset < _UNTRUE_BELOW.get(node.op_type, 0) or _is_out_of_order(node):
+            untrue = opset < _UNTRUE_BELOW.get(node.op_type, 0)
+            if untrue or _is_out_of_order(node) or _is_padded_askew(node):
                 raise ValueError(f"onnx's reference evaluator computes {node.op_type} wrongly")
 
 
@@ -99,6 +100,15 @@ def _is_out_of_order(node: onnx.NodeProto) -> bool:
     """Whether it is an Unsqueeze whose axes, an attribute, would be inserted one after the other."""
     found = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "axes"), [])
     return node.op_type == "Unsqueeze" and found != sorted(found)
+
+
+def _is_padded_askew(node: onnx.NodeProto) -> bool:
+    """Whether it is a pool whose pads, all starts and then all ends, would be read as pairs of both."""
+    pads = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "pads"), [])
+    pairs = [
+        amount for pair in zip(pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True) for amount in pair
+    ]
+    return node.op_type in ("AveragePool", "LpPool", "MaxPool") and pads != pairs
 
 
 def _run(loaded: Any, feed: Mapping[str, Any]) -> Run:

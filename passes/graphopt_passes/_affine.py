@@ -85,10 +85,10 @@ class _Reader:
 def _selected(node: ir.Node, value: ir.Value, inner: Affine | None) -> Affine | None:
     source = node.inputs[0]
     rank = facts.rank(source)
-    picked = None if rank is None else _picked(node, value, rank)
-    if source is None or picked is None:
+    found = None if rank is None else picked(node, value, rank)
+    if source is None or found is None:
         return None
-    axis, chosen = picked
+    axis, chosen = found
     if inner is None:
         size = (facts.shape(source) or ())[axis]
         if not isinstance(size, int) or not 0 < size <= _MOST_CHANNELS:
@@ -102,7 +102,7 @@ def _selected(node: ir.Node, value: ir.Value, inner: Affine | None) -> Affine | 
     return inner.then(node, computes=False, matrix=inner.matrix[chosen], offset=offset)
 
 
-def _picked(node: ir.Node, value: ir.Value, rank: int) -> tuple[int, slice] | None:
+def picked(node: ir.Node, value: ir.Value, rank: int) -> tuple[int, slice] | None:
     """The axis along which a Slice or Split picks, and what."""
     if node.op_type == "Split":
         axis = facts.attribute(node, "axis", 0) % rank
