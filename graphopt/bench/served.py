@@ -45,12 +45,16 @@ def feed_session(number: int, feeds: Sequence[Mapping[str, Any]], warmup: float)
 def close_session(number: int) -> None:
     """Drop the session of one model."""
     _sessions.pop(number, None)
+    _feeds.pop(number, None)
 
 
-def rounds(seconds: float, least: int, most: int, seed: int, rest: float) -> list[dict[int, float]]:
-    """Run all sessions once a round, in random order, all on the same feed of theirs.
+def rounds(
+    numbers: Sequence[int], seconds: float, least: int, most: int, seed: int, rest: float
+) -> list[dict[int, float]]:
+    """Run sessions once a round, in random order, all on the same feed of theirs.
 
     Args:
+        numbers: Which.
         seconds: After how long no further round begins.
         least: How many rounds there are in any case.
         most: How many rounds there are at most.
@@ -58,7 +62,6 @@ def rounds(seconds: float, least: int, most: int, seed: int, rest: float) -> lis
         rest: Seconds to wait before each run.
     """
     chance = random.Random(seed)
-    numbers = sorted(_sessions)
     found: list[dict[int, float]] = []
     end = time.perf_counter() + seconds
     while len(found) < most and (len(found) < least or time.perf_counter() < end):
