@@ -49,7 +49,7 @@ def close_session(number: int) -> None:
 
 
 def rounds(
-    numbers: Sequence[int], seconds: float, least: int, most: int, seed: int, rest: float
+    numbers: Sequence[int], seconds: float, least: int, most: int, seed: int
 ) -> list[dict[int, float]]:
     """Run sessions once a round, in random order, all on the same feed of theirs.
 
@@ -59,7 +59,6 @@ def rounds(
         least: How many rounds there are in any case.
         most: How many rounds there are at most.
         seed: What the orders follow.
-        rest: Seconds to wait before each run.
     """
     chance = random.Random(seed)
     found: list[dict[int, float]] = []
@@ -68,8 +67,6 @@ def rounds(
         times: dict[int, float] = {}
         for number in chance.sample(numbers, len(numbers)):
             feeds = _feeds[number]
-            if rest:
-                time.sleep(rest)
             times[number] = run_values(_sessions[number], feeds[len(found) % len(feeds)])[1]
         found.append(times)
     return found

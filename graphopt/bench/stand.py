@@ -19,9 +19,9 @@ from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.pipeline.worker import Reply, Worker
 
 MOST_ROUNDS = 5000
-REST = 0.03
-"""Seconds after which threads that spin have given up waiting."""
 _WARMUP = 0.3
+# Threads that spin stop when a run ends; else they would do so for some 20 ms, on the core of the next one.
+_STOP = "session.force_spinning_stop"
 
 Ports = Mapping[str, str]
 Round = Mapping[int, float]
@@ -73,8 +73,8 @@ class Contender:
 class Stand:
     """Sessions of several models in one process.
 
-    Sessions that spin take the cores of the one that runs: before each run of a round in which any does,
-    there is a rest that outlasts it.
+    Threads that wait busily would take the cores of the session that runs. They do so within a run only, as
+    between operators, and stop when it ends.
 
     Args:
         worker: The process.
@@ -128,7 +128,7 @@ class Stand:
         limit = None if self._options.timeout is None else self._options.timeout + seconds
         reply = self._worker.call(
             "graphopt.bench.served:rounds",
-            list(numbers), seconds, least, MOST_ROUNDS, self._options.seed, self.rest(numbers),
+            list(numbers), seconds, least, MOST_ROUNDS, self._options.seed,
             timeout=limit,
         )  # fmt: skip
         if reply.status != "ok":
@@ -137,14 +137,14 @@ class Stand:
             )
         return reply.value
 
-    def rest(self, numbers: Sequence[int]) -> float:
-        """Seconds of rest before each run of a round of these models."""
-        return REST if any(_spins(self._settings(self.standing[number])) for number in numbers) else 0.0
-
     def _settings(self, contender: Contender) -> SessionSettings:
         settings, options = contender.settings, self._options
         if not self._spinning:
             settings = replace(settings, spinning=False, inter_spinning=False)
+        elif settings.spinning is not False:
+            settings = replace(
+                settings, config=tuple(sorted({**dict(settings.config), **dict([_STOP])}.items()))
+            )
         if options.provider is not None:
             settings = replace(settings, providers=(options.provider,))
         return replace(settings, threads=options.threads or settings.threads)
@@ -168,11 +168,6 @@ class Stand:
         if reply.status == "error":
             self._worker.call("graphopt.bench.served:close_session", number)
         return reply
-
-
-def _spins(settings: SessionSettings) -> bool:
-    within = settings.threads != 1 and settings.spinning is not False
-    return within or (settings.execution == "parallel" and settings.inter_spinning is not False)
 
 
 class _Feeder:

@@ -1,7 +1,7 @@
 """Measures models side by side: a round runs each once, in random order, and ratios are those of one round.
 
-A machine that slows down slows all of them. Sessions that are measured so must not spin: the waiting threads
-of one take the cores of the other (34 ms became 62 on two cores).
+A machine that slows down slows all of them. Sessions that are measured so must not spin beyond their own runs:
+the waiting threads of one take the cores of the other (34 ms became 62 on two cores).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def bench(
     Args:
         models: Their files; ratios are to the first.
         seconds: How long to measure all of them together, beside loading and warming up.
-        spinning: Whether waiting threads spin as they do by default; sessions then rest before each run.
+        spinning: Whether waiting threads spin as they do by default, until their run ends.
         options: Where feeds come from, the provider, threads and time limit.
         tell: Is told what is being done, in a few words.
 

@@ -133,6 +133,7 @@ def race(
     confidence: float,
     twin: T | None = None,
     kept: Sequence[T] = (),
+    barred: Sequence[T] = (),
     tell: Callable[[Sequence[T]], None] = lambda _: None,
 ) -> Race[T]:
     """Run variants that entered the track, drop on the way who is clearly slower than the leader, decide.
@@ -149,6 +150,7 @@ def race(
         confidence: How sure each interval is.
         twin: The incumbent a second time.
         kept: Challengers that are never dropped, as others are compared with them.
+        barred: Challengers that are never preferred.
         tell: Is told who runs next.
     """
     rows: list[Mapping[T, float]] = []
@@ -177,7 +179,7 @@ def race(
     if twin is not None and rows:
         noise = math.exp(abs(math.log(ratio(rows, twin, incumbent, confidence).median)))
     done = Race(incumbent, incumbent, rows, dropped, noise, confidence)
-    faster = [one for one in alive if done.is_faster(one)]
+    faster = [one for one in alive if one not in barred and done.is_faster(one)]
     if not faster:
         return done
     winner = min(faster, key=lambda one: statistics.median(row[one] / row[incumbent] for row in rows))

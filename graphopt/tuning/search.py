@@ -77,6 +77,7 @@ class Search(Generic[T]):
         seconds: float,
         *,
         kept: Sequence[T] = (),
+        barred: Sequence[T] = (),
         reserve: float = 0.0,
         must: bool = False,
     ) -> Step[T]:
@@ -89,6 +90,7 @@ class Search(Generic[T]):
             seconds: The share of the budget; it becomes as long as it takes to tell anything, where that is
                 longer and there.
             kept: Challengers that are never dropped; the first to enter.
+            barred: Challengers that are never preferred.
             reserve: Seconds that must be left.
             must: Whether to race as long as there is, although that cannot decide anything.
 
@@ -114,7 +116,7 @@ class Search(Generic[T]):
             needed = self._track.round_seconds(entered) * self._least * _SLACK
             there = max(0.0, self._budget.left - reserve)
             if needed > there and not must:
-                why = f"not measured: it takes {needed:.0f} s to tell, and {there:.0f} s are left"
+                why = f"it takes {needed:.1f} s to tell anything, and {there:.1f} s are left"
                 return Step(incumbent, challengers, None, errors, why)
             before = self._track.spent()
             done = race(
@@ -123,6 +125,7 @@ class Search(Generic[T]):
                 confidence=self._budget.confidence,
                 twin=twin,
                 kept=kept,
+                barred=barred,
                 tell=lambda running: self._tell(f"{what}: measuring", running),
             )  # fmt: skip
             self._budget.left -= self._track.spent() - before

@@ -23,7 +23,8 @@ class Variant:
     """A file and how it is loaded.
 
     Attributes:
-        name: What to call it.
+        name: What to call it: its pipeline, or what it changes.
+        pipeline: The pipeline that made it.
         path: The file.
         settings: What its session is made with.
         nodes: How many nodes it has.
@@ -32,6 +33,7 @@ class Variant:
     """
 
     name: str
+    pipeline: str
     path: Path
     settings: SessionSettings = PLAIN
     nodes: int = 0
@@ -145,9 +147,7 @@ class StandTrack:
 
     def round_seconds(self, variants: Sequence[Variant]) -> float:
         """About how long a round of these takes, by the last run of their warming up."""
-        numbers = [self._numbers[one] for one in variants]
-        runs = sum(self._stand.standing[number].run_seconds for number in numbers)
-        return runs + self._stand.rest(numbers) * len(numbers)
+        return sum(self._stand.standing[self._numbers[one]].run_seconds for one in variants)
 
     def rounds(self, variants: Sequence[Variant], seconds: float, least: int) -> list[tuple[float, ...]]:
         """The seconds of each in each round.
