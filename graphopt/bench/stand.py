@@ -141,10 +141,9 @@ class Stand:
         settings, options = contender.settings, self._options
         if not self._spinning:
             settings = replace(settings, spinning=False, inter_spinning=False)
-        elif settings.spinning is not False:
-            settings = replace(
-                settings, config=tuple(sorted({**dict(settings.config), **dict([_STOP])}.items()))
-            )
+        else:
+            config = tuple(sorted({**dict(settings.config), _STOP: "1"}.items()))
+            settings = replace(settings, config=config)
         if options.provider is not None:
             settings = replace(settings, providers=(options.provider,))
         return replace(settings, threads=options.threads or settings.threads)

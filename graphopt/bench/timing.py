@@ -1,7 +1,7 @@
 """Measures models side by side: a round runs each once, in random order, and ratios are those of one round.
 
-A machine that slows down slows all of them. Sessions that are measured so must not spin beyond their own runs:
-the waiting threads of one take the cores of the other (34 ms became 62 on two cores).
+A machine that slows down slows all of them. Sessions that are measured so must not spin after their runs: the
+waiting threads of one take the cores of the other (34 ms became 62 on two cores).
 """
 
 from __future__ import annotations
