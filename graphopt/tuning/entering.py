@@ -66,8 +66,8 @@ class Book:
 
     def unconfirmed(self, step: Step[Variant], final: Variant, gained: Sequence[Variant]) -> None:
         """What was to be kept is not faster when it is measured anew."""
-        told = f"measured anew, no gain beyond the noise{_of(step.race, final, step.incumbent)}"
-        told = f"{told}: {step.incumbent} is kept"
+        told = "it does not run" if step.race is None else _outcome(final, step.race)[1]
+        told = f"measured anew: {told}, which is kept"
         for entry in (self._of_pipelines[final.pipeline], *(self._of_settings[one] for one in gained)):
             if entry is not self._of_pipelines[step.incumbent.pipeline]:
                 entry.status, entry.why = "dropped", f"{entry.why}; {told}"
@@ -177,14 +177,14 @@ def _outcome(one: Variant, race: Race[Variant]) -> tuple[VariantStatus, str]:
         return "kept", f"faster than {held}{_of(race, one, held)}"
     found = race.ratio(one, held)
     if math.isinf(found.high):
-        return "dropped", "too few rounds to tell: give more seconds"
+        return "dropped", f"too few rounds to tell it from {held}"
     if race.is_faster(one):
         return "dropped", f"faster than {held}{_told(found)}, but {winner} still more"
     if found.is_above:
         return "dropped", f"slower than {held}{_told(found)}"
     if found.is_below:
-        return "dropped", f"no more faster than {held}{_told(found)} than a second session of that may be"
-    return "dropped", f"no gain over {held} beyond the noise{_told(found)}"
+        return "dropped", f"no gain{_told(found)} beyond how a second session of {held} differs from {held}"
+    return "dropped", f"no gain{_told(found)} beyond the noise over {held}"
 
 
 def _of(race: Race[Variant] | None, one: Variant, base: Variant) -> str:

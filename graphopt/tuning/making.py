@@ -14,7 +14,7 @@ from graphopt.pipeline.files import read_pipeline
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.settings import SessionSource
 from graphopt.pipeline.spec import Pipeline, validate_skips
-from graphopt.record.data import AsLoaded, Verdict
+from graphopt.record.data import Verdict
 from graphopt.results import CheckFailed, Result
 from graphopt.rewrite.gate import Skip
 
@@ -118,9 +118,13 @@ class Maker:
 
 
 def _reason(result: Result) -> str:
-    loaded = result.record.result.as_loaded if result.record.result is not None else AsLoaded("not checked")
-    checks = [entry.check for entry in result.record.passes if entry.check is not None]
-    said = [one.reason for one in (*checks, loaded) if one.verdict == result.verdict and one.reason]
+    record = result.record
+    checks = [entry.check for entry in record.passes if entry.check is not None]
+    loaded = [] if record.result is None else [record.result.as_loaded]
+    outside = [] if record.reference is None else [record.reference.check]
+    said = [
+        one.reason for one in (*outside, *checks, *loaded) if one.verdict == result.verdict and one.reason
+    ]
     return f": {said[-1]}" if said else ""
 
 

@@ -176,6 +176,7 @@ def tune(
         result = tuning.find(seconds, without)
     record = result.record
     record.command, record.tuning, record.seconds = "tune", book.entry, time.perf_counter() - begin
+    record.notes.append(book.entry.conclusion)
     return Tuned(result, book.entry)
 
 
