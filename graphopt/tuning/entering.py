@@ -114,16 +114,19 @@ class Book:
         entry.kept, entry.session = final.pipeline, [str(one) for one in gained]
         entry.comparisons, entry.interval_confidence = comparisons, budget.confidence
         entry.measured_seconds = measured
+        missed = sum(one.kind == "session" and one.status == "not measured" for one in entry.variants)
+        more = f" For {missed} settings the time was too short: give more seconds." if missed else ""
         if final == plain:
             what = "the source as it is" if plain.name == SOURCE else f"the pipeline {plain}"
             entry.conclusion = (
                 f"Nothing is faster than {what} beyond the noise: it is kept, with the settings as they were."
+                f"{more}"
             )
             return
         said = f" with {', '.join(entry.session)}" if gained else ""
         gain = next((one for one in entry.gains if one.against == plain.name), None)
         figures = "" if gain is None else f", in {gain.ratio:.3g} of the time of {plain}"
-        entry.conclusion = f"{final.pipeline}{said} is the fastest{figures}."
+        entry.conclusion = f"{final.pipeline}{said} is the fastest{figures}.{more}"
 
 
 def _pipeline_entry(made: Made) -> VariantEntry:

@@ -93,14 +93,14 @@ class Maker:
         Raises:
             GraphoptError: The source cannot be used, or is not what its reference says.
         """
-        said = self._said if session is None else {**self._said, "session": session}
+        said: dict[str, Any] = dict(self._said) if session is None else {**self._said, "session": session}
         made = Made(name)
         try:
             if name == SOURCE:
                 made.result = run(self._model, Pipeline(), **said)
             else:
-                chosen = {"skip": self._skips[name], "options": self._options[name]}
-                made.result = run(self._model, name, **chosen, **said)
+                skip, options = self._skips[name], self._options[name]
+                made.result = run(self._model, name, skip=skip, options=options, **said)
         except CheckFailed as error:
             if isinstance(error.__cause__, SourceDiffers):
                 raise

@@ -97,6 +97,9 @@ class Search(Generic[T]):
         Raises:
             BadInput: The incumbent does not run.
         """
+        there = max(0.0, self._budget.left - reserve)
+        if not there and not must:
+            return Step(incumbent, challengers, None, why="no time is left")
         errors: dict[T, str] = {}
         twin = self._twin(incumbent)
         entered: list[T] = []
@@ -114,7 +117,6 @@ class Search(Generic[T]):
             if not fit:
                 return Step(incumbent, challengers, None, errors)
             needed = self._track.round_seconds(entered) * self._least * _SLACK
-            there = max(0.0, self._budget.left - reserve)
             if needed > there and not must:
                 why = f"it takes {needed:.1f} s to tell anything, and {there:.1f} s are left"
                 return Step(incumbent, challengers, None, errors, why)

@@ -75,7 +75,10 @@ class Tuned:
         return self.result.session(**options)
 
     def _repr_html_(self) -> str:
-        return self.result._repr_html_()
+        """What a notebook shows."""
+        from graphopt.report.notebook import html_of
+
+        return html_of(self.record)
 
 
 def tune(
@@ -323,7 +326,9 @@ class _Tuning:
         self, search: Search[Variant], final: Variant, gained: list[Variant], result: Result
     ) -> tuple[Variant, list[Variant], Result]:
         """Measure what is kept anew, against the plain choice: who came out first of many had luck, too."""
-        others = list(dict.fromkeys([*self._kept, *([] if final == self._plain else [final])]))
+        others = list(self._kept)
+        if final not in (self._plain, *others):
+            others.append(final)
         barred = [one for one in others if one != final]
         step = search.step(
             "what is kept", self._plain, others, search.left, kept=others, barred=barred, must=True

@@ -134,9 +134,11 @@ def test_settings_are_climbed_one_at_a_time_and_gains_add_up() -> None:
 
 
 def test_without_time_nothing_is_measured_and_it_is_said() -> None:
-    track = FakeTrack({"base": 1.0, "base+x": 1.0, "base+y": 1.0})
+    track = FakeTrack(dict.fromkeys(("base", "base+x", "base+y", "base+z"), 1.0))
     made = search(track, 60)
-    steps = made.climb("base", {"a": ["x"], "b": ["y"]}, lambda held, change: f"{held}+{change}", 10)
+    steps = made.climb(
+        "base", {"a": ["x"], "b": ["y"], "c": ["z"]}, lambda held, change: f"{held}+{change}", 10
+    )
     assert steps[0].race is not None
     assert steps[1].race is None
     assert "to tell anything" in steps[1].why
