@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from graphopt.bench.intervals import Interval, median_interval
@@ -91,7 +91,8 @@ class Race(Generic[T]):
         winner: What holds now.
         rows: The seconds of each variant in each round; of one that was dropped, only up to then.
         dropped: Who was dropped early, and how it stood to the leader of that look.
-        noise: How far a second session of the incumbent was off, as a factor from 1.
+        noise: How far two sessions of one model differ, as a factor from 1; a gain must be larger.
+        certain: How far the twin was off in any case, as its interval says.
         confidence: Of the intervals.
     """
 
@@ -100,6 +101,7 @@ class Race(Generic[T]):
     rows: Sequence[Mapping[T, float]]
     dropped: Mapping[T, tuple[T, Interval]] = field(default_factory=dict[T, tuple[T, Interval]])
     noise: float = 1.0
+    certain: float = 1.0
     confidence: float = 0.95
 
     def times(self, variant: T) -> list[float]:
@@ -134,6 +136,7 @@ def race(
     twin: T | None = None,
     kept: Sequence[T] = (),
     barred: Sequence[T] = (),
+    noise: float = 1.0,
     tell: Callable[[Sequence[T]], None] = lambda _: None,
 ) -> Race[T]:
     """Run variants that entered the track, drop on the way who is clearly slower than the leader, decide.
@@ -151,6 +154,7 @@ def race(
         twin: The incumbent a second time.
         kept: Challengers that are never dropped, as others are compared with them.
         barred: Challengers that are never preferred.
+        noise: How far two sessions of one model are known to differ, as a factor from 1.
         tell: Is told who runs next.
     """
     rows: list[Mapping[T, float]] = []
@@ -175,12 +179,14 @@ def race(
         alive = [one for one in alive if one not in dropped]
         if not alive:
             break
-    noise = 1.0
+    certain = 1.0
     if twin is not None and rows:
-        noise = math.exp(abs(math.log(ratio(rows, twin, incumbent, confidence).median)))
-    done = Race(incumbent, incumbent, rows, dropped, noise, confidence)
+        again = ratio(rows, twin, incumbent, confidence)
+        noise = max(noise, again.median, 1 / again.median)
+        certain = max(1.0, again.low, 1 / again.high)
+    done = Race(incumbent, incumbent, rows, dropped, noise, certain, confidence)
     faster = [one for one in alive if one not in barred and done.is_faster(one)]
     if not faster:
         return done
     winner = min(faster, key=lambda one: statistics.median(row[one] / row[incumbent] for row in rows))
-    return Race(incumbent, winner, rows, dropped, noise, confidence)
+    return replace(done, winner=winner)

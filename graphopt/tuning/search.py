@@ -63,6 +63,7 @@ class Search(Generic[T]):
         self._twin = twin
         self._tell = tell
         self._least = budget.least
+        self._noise = 1.0
 
     @property
     def left(self) -> float:
@@ -128,9 +129,12 @@ class Search(Generic[T]):
                 twin=twin,
                 kept=kept,
                 barred=barred,
+                noise=self._noise,
                 tell=lambda running: self._tell(f"{what}: measuring", running),
             )  # fmt: skip
             self._budget.left -= self._track.spent() - before
+            # What sessions of one model were seen to differ by holds for all that follow.
+            self._noise = max(self._noise, done.certain)
             return Step(incumbent, challengers, done, errors)
         finally:
             for one in entered:
@@ -140,7 +144,7 @@ class Search(Generic[T]):
         self,
         incumbent: T,
         dimensions: Mapping[str, Sequence[C]],
-        vary: Callable[[T, C], T],
+        vary: Callable[[T, C], T | None],
         reserve: float,
     ) -> list[Step[T]]:
         """Change one dimension after the other, and keep what is faster.
@@ -148,13 +152,16 @@ class Search(Generic[T]):
         Args:
             incumbent: Where to start.
             dimensions: The changes to try, by what they are about.
-            vary: A variant with one change more.
+            vary: A variant with one change more; None where that changes nothing.
             reserve: Seconds of the budget that must be left.
         """
         steps: list[Step[T]] = []
         for index, (what, changes) in enumerate(dimensions.items()):
             share = (self._budget.left - reserve) / (len(dimensions) - index)
-            challengers = [vary(incumbent, change) for change in changes]
+            varied = (vary(incumbent, change) for change in changes)
+            challengers = [one for one in varied if one is not None]
+            if not challengers:
+                continue
             steps.append(self.step(what, incumbent, challengers, share, reserve=reserve))
             incumbent = steps[-1].winner
         return steps

@@ -47,8 +47,10 @@ class Variant:
         """The same in a session of its own."""
         return replace(self, twin=True)
 
-    def varied(self, change: Change) -> Variant:
-        """The same file with other settings; named after the change."""
+    def varied(self, change: Change) -> Variant | None:
+        """The same file with other settings, named after the change; None where that changes nothing."""
+        if "spinning" in change and self.settings.threads == 1 and self.settings.execution == "sequential":
+            return None  # there are no threads that could wait
         made = dict(change)
         if "disabled" in change:
             made["disabled"] = (*self.settings.disabled, *change["disabled"])

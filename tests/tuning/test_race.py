@@ -106,6 +106,15 @@ def test_a_gain_within_what_two_sessions_of_one_model_differ_is_none() -> None:
     assert found.noise == pytest.approx(1.04, abs=0.005)
 
 
+def test_what_sessions_were_seen_to_differ_by_holds_for_all_that_follow() -> None:
+    track = FakeTrack({"base": 0.010, "base'": 0.0105, "x": 0.010, "y": 0.0097}, 0.01)
+    made = search(track, 20)
+    assert made.step("first", "base", ["x"], 10).winner == "base"
+    del track.seconds["base'"]
+    assert made.step("second", "base", ["y"], 10).winner == "base"
+    assert search(track, 20).step("second", "base", ["y"], 10).winner == "y"
+
+
 def test_few_rounds_prefer_nobody() -> None:
     track = FakeTrack({"default": 1.0, "fast": 0.5})
     done = race(track, "default", ["fast"], seconds=5, confidence=0.99)

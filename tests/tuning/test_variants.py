@@ -36,7 +36,9 @@ def test_each_part_of_the_optimizer_is_a_question_of_its_own_and_they_add_up() -
     held = Variant("default", "default", Path("x.onnx"), SessionSettings.of({"disabled": "Mine"}))
     for name in ("GeluFusion", "Pad_Fusion"):
         (change,) = found[f"disabled {name}"]
-        held = held.varied(change)
+        made = held.varied(change)
+        assert made is not None
+        held = made
     assert held.settings.disabled == ("Mine", "GeluFusion", "Pad_Fusion")
     assert held.pipeline == "default"
 
@@ -50,3 +52,9 @@ def test_a_change_is_named_as_the_command_line_says_it() -> None:
     assert change_name({"execution": "parallel", "inter_threads": 2}) == "execution=parallel inter-threads=2"
     assert change_name({"memory_pattern": False}) == "memory-pattern=false"
     assert change_name({"disabled": ("GeluFusion",)}) == "disabled=GeluFusion"
+
+
+def test_one_thread_has_nobody_to_spin() -> None:
+    alone = Variant("default", "default", Path("x.onnx"), SessionSettings.of({"threads": 1}))
+    assert alone.varied({"spinning": False}) is None
+    assert alone.varied({"arena": False}) is not None
