@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from graphopt.rewrite.pattern import PatternPass as PatternPass
     from graphopt.rewrite.patterns.matcher import PatternMatch as PatternMatch
     from graphopt.rewrite.rewriter import Rewriter as Rewriter
+    from graphopt.tuning.tune import Tuned as Tuned
+    from graphopt.tuning.tune import tune as tune
 
 _HOMES = {
     "adapters": ("onnx_ir_pass", "onnxscript_pass", "proto_pass", "surgeon_pass"),
@@ -93,6 +95,7 @@ _HOMES = {
     "rewrite.pattern": ("PatternPass",),
     "rewrite.patterns.matcher": ("PatternMatch",),
     "rewrite.rewriter": ("Rewriter",),
+    "tuning.tune": ("Tuned", "tune"),
 }
 _HOME_OF = {name: f"graphopt.{home}" for home, names in _HOMES.items() for name in names}
 

@@ -45,28 +45,28 @@ def feed_session(number: int, feeds: Sequence[Mapping[str, Any]], warmup: float)
 def close_session(number: int) -> None:
     """Drop the session of one model."""
     _sessions.pop(number, None)
+    _feeds.pop(number, None)
 
 
-def rounds(seconds: float, least: int, most: int, seed: int, rest: float) -> list[dict[int, float]]:
-    """Run all sessions once a round, in random order, all on the same feed of theirs.
+def rounds(
+    numbers: Sequence[int], seconds: float, least: int, most: int, seed: int
+) -> list[dict[int, float]]:
+    """Run sessions once a round, in random order, all on the same feed of theirs.
 
     Args:
+        numbers: Which.
         seconds: After how long no further round begins.
         least: How many rounds there are in any case.
         most: How many rounds there are at most.
         seed: What the orders follow.
-        rest: Seconds to wait before each run.
     """
     chance = random.Random(seed)
-    numbers = sorted(_sessions)
     found: list[dict[int, float]] = []
     end = time.perf_counter() + seconds
     while len(found) < most and (len(found) < least or time.perf_counter() < end):
         times: dict[int, float] = {}
         for number in chance.sample(numbers, len(numbers)):
             feeds = _feeds[number]
-            if rest:
-                time.sleep(rest)
             times[number] = run_values(_sessions[number], feeds[len(found) % len(feeds)])[1]
         found.append(times)
     return found

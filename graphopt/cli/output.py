@@ -24,6 +24,7 @@ from graphopt.pipeline.whynot import WhyNot
 from graphopt.record.data import CheckEntry, Record, to_json
 from graphopt.record.diagnosed import diagnosis_report
 from graphopt.record.terminal import render
+from graphopt.record.tuned import tune_report
 from graphopt.rewrite.passes import Pass
 from graphopt.storage import check_source, check_target, write_text
 
@@ -71,6 +72,16 @@ def print_record(record: Record, *, json: bool, quiet: bool, show_all: bool = Fa
         sys.stdout.buffer.write(to_json(record) + b"\n")
     elif not quiet:
         show(render(record, show_all=show_all))
+
+
+def print_tuning(record: Record, *, json: bool, quiet: bool) -> None:
+    """Print a tuning as tables or as JSON; a run that ended before it as that."""
+    if record.tuning is None:
+        print_record(record, json=json, quiet=quiet)
+    elif json:
+        sys.stdout.buffer.write(to_json(record) + b"\n")
+    elif not quiet:
+        show(tune_report(record))
 
 
 def print_why_not(asked: WhyNot, *, json: bool) -> None:

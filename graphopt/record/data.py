@@ -815,11 +815,102 @@ class BenchEntry(msgspec.Struct):
     feeds: str = ""
 
 
+VariantStatus = Literal["kept", "plain", "dropped", "not measured"]
+
+
+class VariantEntry(msgspec.Struct):
+    """One variant that a tuning looked at.
+
+    Attributes:
+        name: What it is called.
+        kind: ``source`` as it came; what a ``pipeline`` made; or the model so far with other settings of its
+            ``session``.
+        status: ``kept`` is what the written model is made and loaded with; ``plain`` is what it would be
+            without tuning.
+        why: The reason, in one sentence.
+        verdict: The verdict on it over all checks; settings are checked once, those that are kept together.
+        nodes: How many nodes it has.
+        bytes: The size of its file and weights.
+        session: The settings that it was loaded with.
+        load_seconds: How long its session took to make.
+        runs: How often it was run.
+        median: The median time of a run, in seconds.
+        against: The variant that ``ratio`` is to.
+        ratio: The median of its time over that of ``against`` in the same round.
+        ratio_low, ratio_high: The bounds of the interval of that, at the confidence of the tuning.
+    """
+
+    name: str
+    kind: Literal["source", "pipeline", "session"]
+    status: VariantStatus = "not measured"
+    why: str = ""
+    verdict: Verdict = "not checked"
+    nodes: int | None = None
+    bytes: int = 0
+    session: dict[str, Any] = {}
+    load_seconds: float | None = None
+    runs: int = 0
+    median: float | None = None
+    against: str = ""
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+
+class GainEntry(msgspec.Struct):
+    """What was kept against another variant, measured anew in the end.
+
+    Attributes:
+        against: The other one.
+        ratio: The median of the time of what was kept over that of the other in the same round.
+        ratio_low, ratio_high: The bounds of its interval, at the confidence of the tuning.
+        rounds: In how many rounds.
+    """
+
+    against: str
+    ratio: float
+    ratio_low: float | None
+    ratio_high: float | None
+    rounds: int
+
+
+class TuneEntry(msgspec.Struct):
+    """What a tuning tried and what it came to.
+
+    Attributes:
+        kept: The pipeline whose model is written, or ``source``.
+        session: The settings that were kept, as ``--session`` takes them.
+        conclusion: The outcome in one sentence.
+        variants: All that was looked at, in order.
+        gains: What was kept against the plain choice and against the source.
+        seconds: How long there was to measure.
+        measured_seconds: How long was measured, beside making, checking and loading.
+        comparisons: How many comparisons share the doubt.
+        confidence: How sure all preferences together are.
+        interval_confidence: How sure each single interval therefore is.
+        cores: Of the machine, physical and logical ones.
+        feeds: Where the feeds come from.
+    """
+
+    kept: str
+    conclusion: str
+    variants: list[VariantEntry] = []
+    session: list[str] = []
+    gains: list[GainEntry] = []
+    seconds: float = 0.0
+    measured_seconds: float = 0.0
+    comparisons: int = 0
+    confidence: float = 0.95
+    interval_confidence: float = 0.95
+    cores: list[int] = []
+    feeds: str = ""
+
+
 class Record(msgspec.Struct):
     """Everything a run did and measured.
 
     Attributes:
-        command: ``run`` or ``diagnose``.
+        command: ``run``, ``diagnose`` or ``tune``; what a tuning kept has the record of the run that made it.
         graphopt: The version that made the record.
         environment: The versions that decide a result.
         source: The model that came in.
@@ -838,6 +929,7 @@ class Record(msgspec.Struct):
         clean_without_culprits: Whether the model was seen to be right without them; None where nothing
             was searched for.
         trials: How many trials the search took.
+        tuning: What a tuning tried; None for any other command.
     """
 
     command: str
@@ -858,6 +950,7 @@ class Record(msgspec.Struct):
     culprits: list[CulpritEntry] = []
     clean_without_culprits: bool | None = None
     trials: int = 0
+    tuning: TuneEntry | None = None
 
 
 def to_json(record: Record) -> bytes:

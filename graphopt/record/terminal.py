@@ -64,7 +64,7 @@ def render(record: Record, *, show_all: bool = False) -> RenderableType:
     parts.extend(_notes(record))
     if record.result is not None:
         parts.append(Text())
-        parts.extend(_outcome(record, record.result))
+        parts.extend(outcome(record, record.result))
     return Group(*parts)
 
 
@@ -200,7 +200,8 @@ def _notes(record: Record) -> Iterable[Text]:
     yield from (Text(f"  {note}", style="dim") for note in record.notes)
 
 
-def _outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
+def outcome(record: Record, result: ResultEntry) -> Iterable[RenderableType]:
+    """What came out: the verdict with its reason, what was written, and how and where it is loaded."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", max_width=24, overflow="fold")
     table.add_column(overflow="fold")

@@ -1,0 +1,1 @@
+"""Which variant of a model is fastest here: measured side by side, and preferred only beyond noise."""
