@@ -15,14 +15,14 @@ from typing import Any, Union
 import onnx
 import onnx_ir as ir
 
-from graphopt import fidelity
+from graphopt import fidelity, mapped
 from graphopt.errors import BadInput
 from graphopt.messages import tensors
 from graphopt.storage import (
     SavedFile,
     data_file,
     external_range,
-    read_proto,
+    read_mapped,
     save_atomically,
     write_files,
 )
@@ -124,8 +124,8 @@ class Model:
         """
         file = Path(path)
         with paused_gc():
-            proto = read_proto(file)
-            return cls._build(proto, file.resolve(), str(file))
+            proto, weights = read_mapped(file)
+            return cls._build(proto, file.resolve(), str(file), weights)
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, path: Path | None = None) -> Model:
@@ -151,12 +151,17 @@ class Model:
         return cls.load(source)
 
     @classmethod
-    def _build(cls, proto: onnx.ModelProto, path: Path | None, label: str) -> Model:
+    def _build(
+        cls, proto: onnx.ModelProto, path: Path | None, label: str, weights: mapped.Tensors | None = None
+    ) -> Model:
         _refuse_duplicates(proto, label)
         outside: list[fidelity.Outside] = []
         try:
             with _quiet_reader():
                 model = fidelity.to_ir(proto, outside)
+            if weights:
+                mapped.give(model, weights)
+                outside = [found for found in outside if not mapped.is_mark(found[1])]
             files = {external_range(name, tensor, path, label)[0].resolve() for name, tensor in outside}
             _put_in_order(model, _refuser(proto, label))
         except (ir.serde.SerdeError, ValueError) as error:
@@ -185,6 +190,11 @@ class Model:
                 self._take_in(proto)
             return proto
 
+    def _marked(self) -> tuple[onnx.ModelProto, dict[str, mapped.MappedTensor]]:
+        """The message with marks for what lies mapped in the source's file, and that."""
+        with paused_gc(), mapped.marked(self.ir) as weights:
+            return fidelity.to_proto(self.ir), weights
+
     def has_external_data(self) -> bool:
         """Whether any weight lies in another file."""
         return self._outside
@@ -210,11 +220,13 @@ class Model:
         write_files(self._parts(data_file(path)), path)
 
     def _parts(self, data: Path) -> Iterator[Any]:
-        """What `storage` writes: the message, then the weights that lie outside, in file order."""
-        with paused_gc():
-            proto = fidelity.to_proto(self.ir)
-            large = self.initializer_bytes() > PROTO_LIMIT
-            yield from _split(self, proto, data.name, large)
+        """What `storage` writes: the pieces of the message, then the weights that lie outside, in order."""
+        proto, weights = self._marked()
+        chunks = _split(self, proto, data.name, weights)
+        content = proto.SerializeToString()
+        del proto
+        yield mapped.fill(content, weights)
+        yield from chunks
 
     def _take_in(self, proto: onnx.ModelProto) -> None:
         content = self._external_content()
@@ -270,10 +282,13 @@ class Model:
         """The SHA-256 of everything in the model, weights included, as hexadecimal."""
         digest = hashlib.sha256()
         with paused_gc():
-            proto = fidelity.to_proto(self.ir)
-            for _, tensor in tensors(proto):
+            proto, weights = self._marked()
+            for name, tensor in tensors(proto):
                 # Apart from the message, which could not be written with more than 2 GB of them.
-                if tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
+                if mapped.is_mark(tensor):
+                    digest.update(weights[name].content)
+                    mapped.unmark(tensor)
+                elif tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
                     digest.update(tensor.raw_data)
                     tensor.ClearField("raw_data")
             digest.update(proto.SerializeToString(deterministic=True))
@@ -313,8 +328,9 @@ class Model:
     def clone(self) -> Model:
         """A copy with a graph of its own; weights are shared."""
         with paused_gc():
-            proto = fidelity.to_proto(self.ir)
-            copy = Model._build(proto, self.path, self._label())
+            proto, weights = self._marked()
+            own = {name: tensor.renamed() for name, tensor in weights.items()}
+            copy = Model._build(proto, self.path, self._label(), own)
             copy.files = self.files
             return copy
 
@@ -331,13 +347,25 @@ _ALIGNMENT = 4096
 _SMALLEST_OUTSIDE = 1024
 
 
-def _split(model: Model, proto: onnx.ModelProto, location: str, large: bool) -> Iterator[Any]:
+def _split(
+    model: Model, proto: onnx.ModelProto, location: str, weights: dict[str, mapped.MappedTensor]
+) -> list[tuple[int, Any]]:
+    """Let what lies outside, or must, point to one data file; returns what goes there, by offset.
+
+    Of ``weights`` only those are left that go into the message.
+    """
     outside = model._external_content()  # pyright: ignore[reportPrivateUsage]
+    large = model.initializer_bytes() > PROTO_LIMIT
     chunks: list[tuple[int, Any]] = []
     offset = 0
     for name, tensor in tensors(proto):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            content: Any = outside[name, _place(tensor)]
+        if mapped.is_mark(tensor):
+            if not large:
+                continue
+            content: Any = weights.pop(name)
+            size = content.nbytes
+        elif tensor.data_location == onnx.TensorProto.EXTERNAL:
+            content = outside[name, _place(tensor)]
             size = content.nbytes
         elif large and tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
             content, size = tensor.raw_data, len(tensor.raw_data)
@@ -351,8 +379,7 @@ def _split(model: Model, proto: onnx.ModelProto, location: str, large: bool) -> 
         for key, value in (("location", location), ("offset", offset), ("length", size)):
             tensor.external_data.add(key=key, value=str(value))
         offset += size
-    yield proto
-    yield from chunks
+    return chunks
 
 
 def _put_in_order(model: ir.Model, undefined: Callable[[ir.Node, ir.Value], None]) -> None:
