@@ -99,7 +99,7 @@ def branches(count: int) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     last = "x"
     for number in range(max(1, count // 100)):
-        parts: dict[str, onnx.GraphProto] = {}
+        parts: dict[str, Any] = {}
         for name in ("then_branch", "else_branch"):
             body, end = _units(49, last, f"{name}{number}_")
             parts[name] = helper.make_graph(body, name, [], [_info(end)])

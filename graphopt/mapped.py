@@ -12,29 +12,31 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Union
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from graphopt.errors import BadInput
+from graphopt.wire import GRAPH, Malformed, fields, header, varint
 
 MARK = "\0graphopt.mapped"
 """Where an initializer lies whose content was cut out: no file can be called so."""
 
-Buffer = Union[bytes, memoryview]
+Buffer: TypeAlias = bytes | memoryview
 
 _SMALLEST_FILE = 16 << 20
 _SMALLEST_TENSOR = 64 << 10
 # Field numbers of onnx.proto.
-_GRAPH, _INITIALIZER = 7, 5
+_INITIALIZER = 5
 _DIMS, _TYPE, _NAME, _RAW, _DOC = 1, 2, 8, 9, 12
 _EXTERNAL_DATA, _LOCATION = 13, 14
-_VARINT, _BYTES = 0, 2
-_PLAIN = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE,
-                    ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16,
-                    ir.DataType.INT32, ir.DataType.UINT32, ir.DataType.INT64, ir.DataType.UINT64})  # fmt: skip
+_PLAIN = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8,
+     ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32, ir.DataType.UINT32,
+     ir.DataType.INT64, ir.DataType.UINT64}
+)  # fmt: skip
 
 
 class MappedFile:
@@ -91,7 +93,7 @@ class MappedTensor(ir.LazyTensor):
         """The bytes in the file itself, not copied."""
         return self._file.view(self._begin, self._begin + self.nbytes)
 
-    def _read(self) -> ir.Tensor:
+    def _read(self) -> ir.TensorProtocol:
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
         array = np.frombuffer(self.content, dtype).reshape(self.shape.numpy())
         # Kernels may rely on the alignment, and a file does not care for it.
@@ -107,7 +109,7 @@ class MappedTensor(ir.LazyTensor):
         return f"{self._repr_base()}({self.name!r})"
 
 
-Tensors = Mapping[str, MappedTensor]
+Tensors: TypeAlias = "Mapping[str, MappedTensor]"
 
 
 def read(path: Path) -> tuple[bytes, dict[str, MappedTensor]]:
@@ -126,7 +128,7 @@ def read(path: Path) -> tuple[bytes, dict[str, MappedTensor]]:
     content = file.view()
     try:
         pieces, found = _cut(content, file)
-    except _Malformed:
+    except Malformed:
         found = {}
         pieces = []
     return (b"".join(pieces), found) if found else (path.read_bytes(), {})
@@ -177,35 +179,35 @@ def fill(content: bytes, tensors: Tensors) -> Iterator[Buffer]:
         return
     data = memoryview(content)
     graph: list[Buffer] = []
-    for number, start, begin, end in _fields(data, 0, len(data)):
-        if number != _GRAPH:
+    for number, start, begin, end in fields(data, 0, len(data)):
+        if number != GRAPH:
             yield data[start:end]
             continue
         graph = list(_filled(data, begin, end, tensors))
-        yield _header(_GRAPH, sum(len(piece) for piece in graph))
+        yield header(GRAPH, sum(len(piece) for piece in graph))
         yield from graph
 
 
 def _filled(data: memoryview, begin: int, end: int, tensors: Tensors) -> Iterator[Buffer]:
-    for number, start, inner, stop in _fields(data, begin, end):
+    for number, start, inner, stop in fields(data, begin, end):
         tensor = tensors.get(_name(data, inner, stop)) if number == _INITIALIZER else None
         if tensor is None:
             yield data[start:stop]
             continue
         front: list[Buffer] = []
         back: list[Buffer] = []
-        for field, first, _, last in _fields(data, inner, stop):
+        for field, first, _, last in fields(data, inner, stop):
             if field not in (_EXTERNAL_DATA, _LOCATION):
                 (front if field < _RAW else back).append(data[first:last])
         raw = tensor.content
-        whole = [*front, _header(_RAW, len(raw)), raw, *back]
-        yield _header(_INITIALIZER, sum(len(piece) for piece in whole))
+        whole = [*front, header(_RAW, len(raw)), raw, *back]
+        yield header(_INITIALIZER, sum(len(piece) for piece in whole))
         yield from whole
 
 
 def _name(data: memoryview, begin: int, end: int) -> str:
     found = ""
-    for number, _, inner, stop in _fields(data, begin, end):
+    for number, _, inner, stop in fields(data, begin, end):
         if number == _NAME:
             found = str(data[inner:stop], "utf-8")
     return found
@@ -215,18 +217,18 @@ def _cut(data: memoryview, file: MappedFile) -> tuple[list[Buffer], dict[str, Ma
     pieces: list[Buffer] = []
     found: dict[str, MappedTensor] = {}
     names: set[str] = set()
-    for number, start, begin, end in _fields(data, 0, len(data)):
-        if number != _GRAPH:
+    for number, start, begin, end in fields(data, 0, len(data)):
+        if number != GRAPH:
             pieces.append(data[start:end])
             continue
         graph: list[Buffer] = []
         kept = begin
-        for field, first, inner, stop in _fields(data, begin, end):
+        for field, first, inner, stop in fields(data, begin, end):
             if field != _INITIALIZER:
                 continue
             name = _name(data, inner, stop)
             if name in names:
-                raise _Malformed  # protobuf will read both, to be compared
+                raise Malformed  # protobuf will read both, to be compared
             names.add(name)
             if stop - inner < _SMALLEST_TENSOR:
                 continue
@@ -236,7 +238,7 @@ def _cut(data: memoryview, file: MappedFile) -> tuple[list[Buffer], dict[str, Ma
                 graph += [data[kept:first], _mark(tensor)]
                 kept = stop
         graph.append(data[kept:end])
-        pieces += [_header(_GRAPH, sum(len(piece) for piece in graph)), *graph]
+        pieces += [header(GRAPH, sum(len(piece) for piece in graph)), *graph]
     return pieces, found
 
 
@@ -245,13 +247,13 @@ def _tensor(data: memoryview, begin: int, end: int, file: MappedFile) -> MappedT
     dims: list[int] = []
     kind = raw = size = 0
     name = doc = ""
-    for number, _, inner, stop in _fields(data, begin, end):
+    for number, _, inner, stop in fields(data, begin, end):
         if number == _DIMS:
             while inner < stop:
-                dim, inner = _varint(data, inner, stop)
+                dim, inner = varint(data, inner, stop)
                 dims.append(dim)
         elif number == _TYPE:
-            kind = _varint(data, inner, stop)[0]
+            kind = varint(data, inner, stop)[0]
         elif number == _RAW:
             raw, size = inner, stop - inner
         elif number == _NAME:
@@ -279,53 +281,4 @@ def _mark(tensor: MappedTensor) -> bytes:
         message.doc_string = tensor.doc_string
     message.external_data.add(key="location", value=MARK)
     content = message.SerializeToString()
-    return _header(_INITIALIZER, len(content)) + content
-
-
-class _Malformed(Exception):
-    """The bytes are not what this can take apart."""
-
-
-def _fields(data: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a message: number, where the field starts, and where its content begins and ends."""
-    position = begin
-    while position < end:
-        start = position
-        tag, position = _varint(data, position, end)
-        kind = tag & 7
-        if kind == _BYTES:
-            length, position = _varint(data, position, end)
-            content, position = position, position + length
-        elif kind == _VARINT:
-            content = position
-            _, position = _varint(data, position, end)
-        elif kind in (1, 5):
-            content, position = position, position + (8 if kind == 1 else 4)
-        else:
-            raise _Malformed
-        if position > end:
-            raise _Malformed
-        yield tag >> 3, start, content, position
-
-
-def _varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < end and shift < 64:
-        byte = data[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, position
-        shift += 7
-    raise _Malformed
-
-
-def _header(number: int, length: int) -> bytes:
-    """What stands before the content of a field that has a length."""
-    content = bytearray()
-    for value in (number << 3 | _BYTES, length):
-        while value > 127:
-            content.append(value & 127 | 128)
-            value >>= 7
-        content.append(value)
-    return bytes(content)
+    return header(_INITIALIZER, len(content)) + content

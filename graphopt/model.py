@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
+import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
@@ -24,8 +25,10 @@ from graphopt.storage import (
     external_range,
     read_mapped,
     save_atomically,
+    too_deep,
     write_files,
 )
+from graphopt.wire import SAFE_NESTING
 
 PROTO_LIMIT = 1_900_000_000
 """Bytes of weights above which they go to external data: protobuf ends at 2 GiB, the graph needs some."""
@@ -225,6 +228,9 @@ class Model:
         chunks = _split(self, proto, data.name, weights)
         content = proto.SerializeToString()
         del proto
+        depth = max(depth for _, depth in self._graphs_deep())
+        if depth > SAFE_NESTING and not _is_readable(content):
+            raise BadInput(f"Cannot write the model: it {too_deep(depth)}")
         yield mapped.fill(content, weights)
         yield from chunks
 
@@ -265,14 +271,18 @@ class Model:
                         yield f"{key}.{attr.name}", tensor
 
     def _graphs(self) -> Iterator[ir.Graph]:
-        stack = [function.graph for function in self.ir.functions.values()]
-        stack.append(self.ir.graph)
+        return (graph for graph, _ in self._graphs_deep())
+
+    def _graphs_deep(self) -> Iterator[tuple[ir.Graph, int]]:
+        """All graphs, each with how many others are around it."""
+        stack = [(function.graph, 0) for function in self.ir.functions.values()]
+        stack.append((self.ir.graph, 0))
         while stack:
-            graph = stack.pop()
-            yield graph
+            graph, depth = stack.pop()
+            yield graph, depth
             for node in graph:
                 if node.attributes.data:
-                    stack.extend(_subgraphs(node))
+                    stack.extend((inner, depth + 1) for inner in _subgraphs(node))
 
     def _nodes(self) -> Iterator[ir.Node]:
         for graph in self._graphs():
@@ -380,6 +390,14 @@ def _split(
             tensor.external_data.add(key=key, value=str(value))
         offset += size
     return chunks
+
+
+def _is_readable(content: bytes) -> bool:
+    try:
+        onnx.ModelProto.FromString(content)
+    except google.protobuf.message.DecodeError:
+        return False
+    return True
 
 
 def _put_in_order(model: ir.Model, undefined: Callable[[ir.Node, ir.Value], None]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import google.protobuf.message
 import onnx
 
-from graphopt import mapped
+from graphopt import mapped, wire
 from graphopt.errors import BadInput
 
 
@@ -106,8 +106,24 @@ def _guess(path: Path, content: bytes) -> str:
         return "is a text file, not an ONNX model."
     # An ONNX file begins with field 1, ir_version, a small varint.
     if content[:1] == b"\x08":
+        if (depth := _nesting(content)) > wire.SAFE_NESTING:
+            return too_deep(depth)
         return "is cut short or damaged: copy or export it again."
     return "is not an ONNX model."
+
+
+def too_deep(depth: int) -> str:
+    """What is wrong with a model whose subgraphs are nested so deep."""
+    return (
+        f"has subgraphs nested {depth} deep, which no reader of ONNX files takes: they end at some 31."
+    )
+
+
+def _nesting(content: bytes) -> int:
+    try:
+        return wire.nesting(memoryview(content))
+    except wire.Malformed:
+        return 0
 
 
 def external_range(
@@ -156,7 +172,7 @@ def write_files(
     """Write a message and the weights that follow it; returns size in bytes and SHA-256 of the message.
 
     Args:
-        parts: The pieces of the message, then pairs (offset, content) of what goes to the data file, in order.
+        parts: The pieces of the message, then pairs (offset, content) for the data file, in order.
         path: Where the message goes.
         data: Where the weights go; beside ``path`` by default.
         durable: Whether to wait until the content is on the disk.
