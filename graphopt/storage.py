@@ -114,9 +114,7 @@ def _guess(path: Path, content: bytes) -> str:
 
 def too_deep(depth: int) -> str:
     """What is wrong with a model whose subgraphs are nested so deep."""
-    return (
-        f"has subgraphs nested {depth} deep, which no reader of ONNX files takes: they end at some 31."
-    )
+    return f"has subgraphs nested {depth} deep, which no reader of ONNX files takes: they end at some 31."
 
 
 def _nesting(content: bytes) -> int:
