@@ -1,7 +1,9 @@
-"""What figures were measured on and with, kept beside them; and how a measurement goes on where it stopped."""
+"""What figures were measured on and with; and how a measurement goes on where it stopped."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -26,13 +28,25 @@ def describe() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The versions of what is measured, where it is installed."""
-    found: dict[str, str] = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)}
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _code() -> str:
+    """A digest of graphopt's code, whose version stays the same between changes."""
+    digest = hashlib.sha256()
+    for name in ("graphopt", "graphopt_passes"):
+        package = Path(next(iter(importlib.import_module(name).__path__)))
+        for path in sorted(package.rglob("*.py")):
+            digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _processor() -> str:
@@ -45,10 +59,14 @@ def _processor() -> str:
 
 
 def resume(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """What was measured so far with these versions, settings and machine; else nothing yet."""
+    """What was measured so far with this code, these versions and settings, on this machine; else nothing yet."""
     fresh: dict[str, Any] = {
-        "machine": describe(), "versions": versions(), "settings": settings, "rows": []
-    }  # fmt: skip
+        "machine": describe(),
+        "versions": versions(),
+        "code": _code(),
+        "settings": settings,
+        "rows": [],
+    }
     if path is None or not path.is_file():
         return fresh
     former = json.loads(path.read_text(encoding="utf-8"))

@@ -74,7 +74,7 @@ def test_each_place_is_visited_a_few_times(kind: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Driver, "_visit", counted)
     result = _run(_SHAPES[kind](1000))
     passes = len({entry.instance for entry in result.record.passes})
-    rewrites = sum(entry.rewrites for entry in result.record.passes)
+    rewrites = sum(entry.rewrites or 0 for entry in result.record.passes)
     assert result.record.result is not None
     assert result.record.result.nodes < result.record.source.nodes
     assert len(visits) <= 2 * passes * result.record.source.nodes + 8 * rewrites
