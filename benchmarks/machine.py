@@ -59,7 +59,7 @@ def _processor() -> str:
 
 
 def resume(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """What was measured so far with this code, these versions and settings, on this machine; else nothing yet."""
+    """What was measured so far with this code, versions and settings, on this machine; else nothing."""
     fresh: dict[str, Any] = {
         "machine": describe(),
         "versions": versions(),
