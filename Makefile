@@ -48,8 +48,20 @@ contracts: .venv/dev
 
 check: lint types contracts test
 
-benchmark: .venv/dev .venv/peers
-	$(BIN)/python benchmarks/scale.py
+.venv/bench: .venv/peers
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	touch $@
+
+# Small by default, and it goes on where it stopped. All of it, on an idle machine:
+# make benchmark SIZES="1000 3000 10000 30000 100000" KINDS="chain fan-out concat branches nested" MODELS="..."
+SIZES ?= 1000 3000 10000
+KINDS ?= chain
+MODELS ?=
+benchmark: .venv/bench
+	$(BIN)/python benchmarks/scale.py --sizes $(SIZES) --kinds $(KINDS) --json benchmarks/results/scale.json
+	$(if $(MODELS),$(BIN)/python benchmarks/peers.py $(MODELS) --json benchmarks/results/peers.json)
+	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/python docs/generate.py
 
 reference: .venv/dev
 	$(BIN)/python docs/generate.py

@@ -3,21 +3,21 @@
 Each tool works in a process of its own, file to file, and the tools take turns within each round. Every
 result is checked by graphopt against its source, signature included. Latency is that of a plain session,
 source and result taking turns; the ratio comes with its 95 % confidence interval. Only ratios are told:
-absolute times are those of a machine. ``--json FILE`` keeps the figures; the table in the documentation is
+absolute times are those of a machine. ``--json FILE`` keeps the figures, and goes on
+where an earlier run stopped; the table in the documentation is
 made of ``benchmarks/results/peers.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import machine
 from scale import CODE, measure
 
 import graphopt
@@ -89,10 +89,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     options.tools = [tool for tool in TOOLS if importlib.util.find_spec(tool.split(",")[0])]
-    rows: list[dict[str, Any]] = []
+    settings = {name: getattr(options, name) for name in ("rounds", "seconds", "timeout", "tools")}
+    found = machine.resume(options.json, settings)
+    known = {row["model"]: row for row in found["rows"]}
     for model in options.models:
-        row = compare(model, options)
-        rows.append(row)
+        row = known.get(model.stem)
+        if row is None:
+            row = compare(model, options)
+            found["rows"].append(row)
+            machine.keep(options.json, found)
         print(f"{row['model']}: {row['nodes']} nodes")
         for tool, found in row["tools"].items():
             shown = "  ".join(
@@ -101,9 +106,6 @@ def main() -> None:
                 if value not in ("", None)
             )
             print(f"  {tool:<18} {shown}", flush=True)
-    versions = {name: importlib.metadata.version(name) for name in ("onnxruntime", *CODE)}
-    if options.json:
-        options.json.write_text(json.dumps({"versions": versions, "models": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """How the cost of optimizing grows with the model: graphopt beside its peers.
 
-Each run is a process of its own, file to file, on a chain of Identity, Add, Transpose, Transpose
-repeated. The tools take turns within each round, so that a machine that slows down slows all of them;
-what is reported is the median and its ratio to graphopt's. Prints a table, and JSON with ``--json``.
+Each run is a process of its own, file to file, on models of `shapes`. The tools take turns within each
+round, so that a machine that slows down slows all of them; what is reported is the median, and the most
+memory that a run held. ``--json FILE`` keeps the figures and goes on where an earlier run stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import statistics
 import subprocess
 import sys
@@ -19,9 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+import machine
+from shapes import SHAPES, write
+
+from graphopt import Model
 
 CODE = {
     "graphopt": (
@@ -43,94 +43,111 @@ CODE = {
 }
 
 
-def chain(count: int, path: Path) -> None:
-    """Write a model of ``count`` nodes."""
-    nodes: list[onnx.NodeProto] = []
-    last = "x"
-    swap: dict[str, Any] = {"perm": [1, 0]}
-    kinds: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("Identity", {}),
-        ("Add", {}),
-        ("Transpose", swap),
-        ("Transpose", swap),
-    )
-    while len(nodes) < count:
-        for op, attributes in kinds:
-            name = f"v{len(nodes)}"
-            inputs = [last, "c"] if op == "Add" else [last]
-            nodes.append(helper.make_node(op, inputs, [name], name=f"n{len(nodes)}", **attributes))
-            last = name
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 4])],
-        [helper.make_tensor_value_info(last, TensorProto.FLOAT, [4, 4])],
-        [numpy_helper.from_array(np.full((4, 4), 1e-3, np.float32), "c")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+_PEAK = (
+    "import atexit, resource; atexit.register(lambda: print(chr(10) + 'peak',"
+    " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True));"
+)
 
 
 def measure(
     tool: str, source: Path, target: Path, timeout: float, code: Mapping[str, str] = CODE
 ) -> float | None:
     """Seconds of one run, None if it failed or took too long."""
+    taken = measure_both(tool, source, target, timeout, code)
+    return None if taken is None else taken[0]
+
+
+def measure_both(
+    tool: str, source: Path, target: Path, timeout: float, code: Mapping[str, str] = CODE
+) -> tuple[float, float] | None:
+    """Seconds of one run and the most memory that its process held in MB, files that it mapped included."""
     begin = time.perf_counter()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code[tool], str(source), str(target)],
+            [sys.executable, "-c", _PEAK + code[tool], str(source), str(target)],
             capture_output=True,
             timeout=timeout,
+            text=True,
         )
     except subprocess.TimeoutExpired:
         return None
-    return time.perf_counter() - begin if done.returncode == 0 else None
+    seconds = time.perf_counter() - begin
+    peaks = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("peak ")]
+    if done.returncode or not peaks:
+        return None
+    return seconds, int(peaks[-1]) / (1 << 10 if sys.platform != "darwin" else 1 << 20)
 
 
 def nodes_of(path: Path) -> int:
-    """How many nodes a result has."""
-    return len(onnx.load(path).graph.node)
+    """How many nodes a result has, those of subgraphs included."""
+    return Model.load(path).node_count()
+
+
+def _size(source: Path, options: argparse.Namespace, given_up: set[str]) -> dict[str, dict[str, Any]]:
+    taken: dict[str, list[tuple[float, float]]] = {tool: [] for tool in options.tools}
+    left: dict[str, int] = {}
+    for _ in range(options.rounds):
+        for tool in options.tools:
+            target = source.with_name(f"{tool}.onnx")
+            if tool in given_up:
+                continue
+            found = measure_both(tool, source, target, options.timeout)
+            if found is None:
+                given_up.add(tool)
+                continue
+            taken[tool].append(found)
+            left[tool] = nodes_of(target)
+    return {
+        tool: {
+            "seconds": statistics.median(seconds for seconds, _ in found) if found else None,
+            "memory": max(peak for _, peak in found) if found else None,
+            "left": left.get(tool),
+        }
+        for tool, found in taken.items()
+    }
 
 
 def main() -> None:
-    """Measure all sizes and tools."""
+    """Measure all kinds, sizes and tools; what ``--json`` has already is not measured again."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--kinds", nargs="+", default=["chain"], choices=list(SHAPES))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 3000, 10_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=120.0)
     parser.add_argument("--tools", nargs="+", default=[t for t in CODE if importlib.util.find_spec(t)])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows: list[dict[str, object]] = []
-    given_up: set[str] = set()
-    with tempfile.TemporaryDirectory() as folder:
+    found = machine.resume(options.json, {"rounds": options.rounds, "timeout": options.timeout})
+    known = {(row["kind"], row["nodes"]): row for row in found["rows"]}
+    for kind in options.kinds:
+        given_up: set[str] = set()
         for size in options.sizes:
-            source = Path(folder) / f"chain{size}.onnx"
-            chain(size, source)
-            times: dict[str, list[float]] = {tool: [] for tool in options.tools}
-            left: dict[str, int] = {}
-            for _ in range(options.rounds):
-                for tool in options.tools:
-                    if tool in given_up:
-                        continue
-                    target = Path(folder) / f"{tool}.onnx"
-                    seconds = measure(tool, source, target, options.timeout)
-                    if seconds is None:
-                        given_up.add(tool)
-                        continue
-                    times[tool].append(seconds)
-                    left[tool] = nodes_of(target)
-            base = statistics.median(times["graphopt"]) if times.get("graphopt") else None
-            for tool in options.tools:
-                median = statistics.median(times[tool]) if times[tool] else None
-                ratio = median / base if median is not None and base else None
-                rows.append(
-                    {"nodes": size, "tool": tool, "seconds": median, "ratio": ratio, "left": left.get(tool)}
-                )
-                shown = f"{median:8.2f} s" if median is not None else f"over {options.timeout:g} s"
-                times_graphopt = f"{ratio:7.2f} x" if ratio is not None else "        -"
-                print(f"{size:>8} nodes  {tool:<14} {shown:>12} {times_graphopt}  left {left.get(tool, '-')}")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+            row = known.get((kind, size))
+            if row is None or not set(options.tools) <= row["tools"].keys():
+                with tempfile.TemporaryDirectory() as folder:
+                    source = Path(folder) / "model.onnx"
+                    write(kind, size, source)
+                    tools = _size(source, options, given_up)
+                row = {"kind": kind, "nodes": size, "tools": tools}
+                known[kind, size] = row
+                found["rows"] = list(known.values())
+                machine.keep(options.json, found)
+            given_up |= {tool for tool, cell in row["tools"].items() if cell["seconds"] is None}
+            _show(row, options.timeout)
+
+
+def _show(row: dict[str, Any], timeout: float) -> None:
+    base = row["tools"].get("graphopt", {}).get("seconds")
+    for tool, cell in row["tools"].items():
+        start = f"{row['kind']:<9} {row['nodes']:>8} nodes  {tool:<14}"
+        if cell["seconds"] is None:
+            print(f"{start} failed, or over {timeout:g} s", flush=True)
+            continue
+        ratio = f"{cell['seconds'] / base:7.2f} x" if base else ""
+        print(
+            f"{start} {cell['seconds']:8.2f} s {ratio}  {cell['memory']:7.0f} MB  left {cell['left']}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ def fill(page: str) -> str:
 
 def _peers(found: dict[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
-    yield f"Measured with {versions}."
-    tools = list(dict.fromkeys(tool for row in found["models"] for tool in row["tools"]))
+    yield f"Measured with {versions}{_machine(found)}."
+    tools = list(dict.fromkeys(tool for row in found["rows"] for tool in row["tools"]))
     results = [tool for tool in tools if tool != "graphopt, checked"]
     yield from _table(
         "nodes left",
@@ -47,7 +47,7 @@ def _table(title: str, tools: list[str], found: dict[str, Any], text: Any, note:
     yield from ["", f"**{title[0].upper()}{title[1:]}.** {note}".rstrip(), ""]
     yield f"| model | before | {' | '.join(tools)} |" if note else f"| model | {' | '.join(tools)} |"
     yield "| --- " * (len(tools) + (2 if note else 1)) + "|"
-    for row in found["models"]:
+    for row in found["rows"]:
         best = min((c["nodes"] for c in row["tools"].values() if _is_right(c)), default=None)
         cells = [
             _cell(row["tools"].get(tool), text, best if note else None, complete=bool(note)) for tool in tools
@@ -77,11 +77,20 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _scale(rows: list[dict[str, Any]]) -> Iterator[str]:
-    tools = list(dict.fromkeys(row["tool"] for row in rows))
-    yield f"| nodes | {' | '.join(tools)} |"
-    yield "| --- " * (len(tools) + 1) + "|"
-    for size in dict.fromkeys(row["nodes"] for row in rows):
-        of = {row["tool"]: row for row in rows if row["nodes"] == size}
-        cells = ["too long" if of[tool]["ratio"] is None else f"{of[tool]['ratio']:.2f}" for tool in tools]
-        yield f"| {size:,} | {' | '.join(cells)} |"
+def _machine(found: dict[str, Any]) -> str:
+    machine = found.get("machine")
+    return f", on {machine['processor']}, {machine['cores']} cores" if machine else ""
+
+
+def _scale(found: dict[str, Any]) -> Iterator[str]:
+    for kind in dict.fromkeys(row["kind"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["kind"] == kind]
+        tools = list(dict.fromkeys(tool for row in rows for tool in row["tools"]))
+        yield from [f"**{kind.capitalize()}.**", "", f"| nodes | {' | '.join(tools)} |"]
+        yield "| --- " * (len(tools) + 1) + "|"
+        for row in rows:
+            base = row["tools"]["graphopt"]["seconds"]
+            taken = [row["tools"].get(tool, {}).get("seconds") for tool in tools]
+            cells = ["too long" if not seconds or not base else f"{seconds / base:.2f}" for seconds in taken]
+            yield f"| {row['nodes']:,} | {' | '.join(cells)} |"
+        yield ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from graphopt.record.data import Record
 from graphopt.results import begin_record
 from graphopt.rewrite.gate import Gate
 from graphopt.rewrite.passes import OpaquePass
+from graphopt.storage import sha256
 
 if TYPE_CHECKING:
     from graphopt.diagnosis.diagnose import Diagnosis
@@ -161,6 +163,9 @@ def open_job(
 
             tools = stack.enter_context(with_feeds(tools, steps, origin, started))
         source = origin()
+        record = begin_record(command, source, path, plan)
+        if path is not None:
+            stack.enter_context(_digest_beside(path, record))
         yield Job(
             plan,
             plan.gate(gate),
@@ -168,10 +173,21 @@ def open_job(
             _first(source, origin),
             tools,
             checker,
-            begin_record(command, source, path, plan),
+            record,
             path,
             tuple(instruments),
         )
+
+
+@contextmanager
+def _digest_beside(path: Path, record: Record) -> Generator[None]:
+    """Note the digest of the source, which of a large file takes as long as rewriting it, at the end."""
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(sha256, path)
+        try:
+            yield
+        finally:
+            record.source.sha256 = digest.result()
 
 
 def _of_export(plan: Plan, model: Exported) -> Plan:

@@ -12,20 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
+import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
-from graphopt import fidelity
+from graphopt import fidelity, mapped
 from graphopt.errors import BadInput
 from graphopt.messages import tensors
 from graphopt.storage import (
     SavedFile,
     data_file,
     external_range,
-    read_proto,
+    read_mapped,
     save_atomically,
+    too_deep,
     write_files,
 )
+from graphopt.wire import SAFE_NESTING
 
 PROTO_LIMIT = 1_900_000_000
 """Bytes of weights above which they go to external data: protobuf ends at 2 GiB, the graph needs some."""
@@ -124,8 +127,8 @@ class Model:
         """
         file = Path(path)
         with paused_gc():
-            proto = read_proto(file)
-            return cls._build(proto, file.resolve(), str(file))
+            proto, weights = read_mapped(file)
+            return cls._build(proto, file.resolve(), str(file), weights)
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, path: Path | None = None) -> Model:
@@ -151,12 +154,17 @@ class Model:
         return cls.load(source)
 
     @classmethod
-    def _build(cls, proto: onnx.ModelProto, path: Path | None, label: str) -> Model:
+    def _build(
+        cls, proto: onnx.ModelProto, path: Path | None, label: str, weights: mapped.Tensors | None = None
+    ) -> Model:
         _refuse_duplicates(proto, label)
         outside: list[fidelity.Outside] = []
         try:
             with _quiet_reader():
                 model = fidelity.to_ir(proto, outside)
+            if weights:
+                mapped.give(model, weights)
+                outside = [found for found in outside if not mapped.is_mark(found[1])]
             files = {external_range(name, tensor, path, label)[0].resolve() for name, tensor in outside}
             _put_in_order(model, _refuser(proto, label))
         except (ir.serde.SerdeError, ValueError) as error:
@@ -185,6 +193,11 @@ class Model:
                 self._take_in(proto)
             return proto
 
+    def _marked(self) -> tuple[onnx.ModelProto, dict[str, mapped.MappedTensor]]:
+        """The message with marks for what lies mapped in the source's file, and that."""
+        with paused_gc(), mapped.marked(self.ir) as weights:
+            return fidelity.to_proto(self.ir), weights
+
     def has_external_data(self) -> bool:
         """Whether any weight lies in another file."""
         return self._outside
@@ -210,11 +223,16 @@ class Model:
         write_files(self._parts(data_file(path)), path)
 
     def _parts(self, data: Path) -> Iterator[Any]:
-        """What `storage` writes: the message, then the weights that lie outside, in file order."""
-        with paused_gc():
-            proto = fidelity.to_proto(self.ir)
-            large = self.initializer_bytes() > PROTO_LIMIT
-            yield from _split(self, proto, data.name, large)
+        """What `storage` writes: the pieces of the message, then the weights that lie outside, in order."""
+        proto, weights = self._marked()
+        chunks = _split(self, proto, data.name, weights)
+        content = proto.SerializeToString()
+        del proto
+        depth = max(depth for _, depth in self._graphs_deep())
+        if depth > SAFE_NESTING and not _is_readable(content):
+            raise BadInput(f"Cannot write the model: it {too_deep(depth)}")
+        yield mapped.fill(content, weights)
+        yield from chunks
 
     def _take_in(self, proto: onnx.ModelProto) -> None:
         content = self._external_content()
@@ -253,14 +271,18 @@ class Model:
                         yield f"{key}.{attr.name}", tensor
 
     def _graphs(self) -> Iterator[ir.Graph]:
-        stack = [function.graph for function in self.ir.functions.values()]
-        stack.append(self.ir.graph)
+        return (graph for graph, _ in self._graphs_deep())
+
+    def _graphs_deep(self) -> Iterator[tuple[ir.Graph, int]]:
+        """All graphs, each with how many others are around it."""
+        stack = [(function.graph, 0) for function in self.ir.functions.values()]
+        stack.append((self.ir.graph, 0))
         while stack:
-            graph = stack.pop()
-            yield graph
+            graph, depth = stack.pop()
+            yield graph, depth
             for node in graph:
                 if node.attributes.data:
-                    stack.extend(_subgraphs(node))
+                    stack.extend((inner, depth + 1) for inner in _subgraphs(node))
 
     def _nodes(self) -> Iterator[ir.Node]:
         for graph in self._graphs():
@@ -270,10 +292,13 @@ class Model:
         """The SHA-256 of everything in the model, weights included, as hexadecimal."""
         digest = hashlib.sha256()
         with paused_gc():
-            proto = fidelity.to_proto(self.ir)
-            for _, tensor in tensors(proto):
+            proto, weights = self._marked()
+            for name, tensor in tensors(proto):
                 # Apart from the message, which could not be written with more than 2 GB of them.
-                if tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
+                if mapped.is_mark(tensor):
+                    digest.update(weights[name].content)
+                    mapped.unmark(tensor)
+                elif tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
                     digest.update(tensor.raw_data)
                     tensor.ClearField("raw_data")
             digest.update(proto.SerializeToString(deterministic=True))
@@ -313,8 +338,9 @@ class Model:
     def clone(self) -> Model:
         """A copy with a graph of its own; weights are shared."""
         with paused_gc():
-            proto = fidelity.to_proto(self.ir)
-            copy = Model._build(proto, self.path, self._label())
+            proto, weights = self._marked()
+            own = {name: tensor.renamed() for name, tensor in weights.items()}
+            copy = Model._build(proto, self.path, self._label(), own)
             copy.files = self.files
             return copy
 
@@ -331,13 +357,25 @@ _ALIGNMENT = 4096
 _SMALLEST_OUTSIDE = 1024
 
 
-def _split(model: Model, proto: onnx.ModelProto, location: str, large: bool) -> Iterator[Any]:
+def _split(
+    model: Model, proto: onnx.ModelProto, location: str, weights: dict[str, mapped.MappedTensor]
+) -> list[tuple[int, Any]]:
+    """Let what lies outside, or must, point to one data file; returns what goes there, by offset.
+
+    Of ``weights`` only those are left that go into the message.
+    """
     outside = model._external_content()  # pyright: ignore[reportPrivateUsage]
+    large = model.initializer_bytes() > PROTO_LIMIT
     chunks: list[tuple[int, Any]] = []
     offset = 0
     for name, tensor in tensors(proto):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            content: Any = outside[name, _place(tensor)]
+        if mapped.is_mark(tensor):
+            if not large:
+                continue
+            content: Any = weights.pop(name)
+            size = content.nbytes
+        elif tensor.data_location == onnx.TensorProto.EXTERNAL:
+            content = outside[name, _place(tensor)]
             size = content.nbytes
         elif large and tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
             content, size = tensor.raw_data, len(tensor.raw_data)
@@ -351,8 +389,15 @@ def _split(model: Model, proto: onnx.ModelProto, location: str, large: bool) -> 
         for key, value in (("location", location), ("offset", offset), ("length", size)):
             tensor.external_data.add(key=key, value=str(value))
         offset += size
-    yield proto
-    yield from chunks
+    return chunks
+
+
+def _is_readable(content: bytes) -> bool:
+    try:
+        onnx.ModelProto.FromString(content)
+    except google.protobuf.message.DecodeError:
+        return False
+    return True
 
 
 def _put_in_order(model: ir.Model, undefined: Callable[[ir.Node, ir.Value], None]) -> None:

@@ -35,7 +35,7 @@ from graphopt.record.data import (
     worst,
 )
 from graphopt.rewrite.gate import Skip
-from graphopt.storage import SavedFile, check_target, sha256, write_content
+from graphopt.storage import SavedFile, check_target, write_content
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -238,14 +238,14 @@ class CheckFailed(GraphoptError):
 
 
 def begin_record(command: str, source: Model, path: Path | None, plan: Plan) -> Record:
-    """The record of a run, or of a diagnosis, that begins."""
+    """The record of a run, or of a diagnosis, that begins; the digest of a file is noted when it ends."""
     return Record(
         command=command,
         graphopt=__version__,
         environment=environment(),
         source=Source(
             path=str(path) if path is not None else None,
-            sha256=sha256(path) if path is not None else source.digest(),
+            sha256="" if path is not None else source.digest(),
             opset=dict(source.ir.opset_imports),
             nodes=source.node_count(),
             initializer_bytes=source.initializer_bytes(),

@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import google.protobuf.message
 import onnx
 
+from graphopt import mapped, wire
 from graphopt.errors import BadInput
 
 
@@ -50,6 +52,24 @@ def read_proto(path: Path) -> onnx.ModelProto:
         content = path.read_bytes()
     except OSError as error:
         raise BadInput(f"Cannot read {path}: {error.strerror}") from error
+    return _parsed(content, path)
+
+
+def read_mapped(path: Path) -> tuple[onnx.ModelProto, dict[str, mapped.MappedTensor]]:
+    """Like `read_proto`, with large weights left in the file; they are marks in the message.
+
+    Raises:
+        BadInput: See `read_proto`.
+    """
+    check_source(path)
+    try:
+        content, tensors = mapped.read(path)
+    except OSError as error:
+        raise BadInput(f"Cannot read {path}: {error.strerror}") from error
+    return _parsed(content, path), tensors
+
+
+def _parsed(content: bytes, path: Path) -> onnx.ModelProto:
     if not content:
         raise BadInput(f"{path} is empty: the export or copy did not finish.")
     proto = onnx.ModelProto()
@@ -86,8 +106,22 @@ def _guess(path: Path, content: bytes) -> str:
         return "is a text file, not an ONNX model."
     # An ONNX file begins with field 1, ir_version, a small varint.
     if content[:1] == b"\x08":
+        if (depth := _nesting(content)) > wire.SAFE_NESTING:
+            return too_deep(depth)
         return "is cut short or damaged: copy or export it again."
     return "is not an ONNX model."
+
+
+def too_deep(depth: int) -> str:
+    """What is wrong with a model whose subgraphs are nested so deep."""
+    return f"has subgraphs nested {depth} deep, which no reader of ONNX files takes: they end at some 31."
+
+
+def _nesting(content: bytes) -> int:
+    try:
+        return wire.nesting(memoryview(content))
+    except wire.Malformed:
+        return 0
 
 
 def external_range(
@@ -136,15 +170,14 @@ def write_files(
     """Write a message and the weights that follow it; returns size in bytes and SHA-256 of the message.
 
     Args:
-        parts: The message, then pairs (offset, content) of what goes to the data file, in order.
+        parts: The pieces of the message, then pairs (offset, content) for the data file, in order.
         path: Where the message goes.
         data: Where the weights go; beside ``path`` by default.
         durable: Whether to wait until the content is on the disk.
     """
     iterator = iter(parts)
-    content = next(iterator).SerializeToString()
-    digest = hashlib.sha256(content).hexdigest()
-    size = len(content)
+    message: Iterable[mapped.Buffer] = next(iterator)
+    size, digest = _write_message(message, path, durable)
     outside = data or data_file(path)
     stream = None
     try:
@@ -163,12 +196,22 @@ def write_files(
     finally:
         if stream is not None:
             stream.close()
-    with path.open("wb") as target:
-        target.write(content)
+    return size, digest
+
+
+def _write_message(pieces: Iterable[mapped.Buffer], path: Path, durable: bool) -> tuple[int, str]:
+    """Write a file; the digest is computed beside, as of large weights it takes as long as the writing."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("wb") as target, ThreadPoolExecutor(1) as beside:
+        for piece in pieces:
+            beside.submit(digest.update, piece)
+            target.write(piece)
+            size += len(piece)
         if durable:
             target.flush()
             os.fsync(target.fileno())
-    return size, digest
+    return size, digest.hexdigest()
 
 
 def save_atomically(parts: Iterable[Any], target: Path, kept: Collection[Path]) -> SavedFile:

@@ -8,25 +8,26 @@ import shlex
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from graphopt.cli.options import export_settings
-from graphopt.diagnosis.diagnose import Diagnosis
 from graphopt.errors import BadInput
 from graphopt.exported import Exported
 from graphopt.model import Model
 from graphopt.pipeline.instrument import PassEvent
 from graphopt.pipeline.whynot import WhyNot
 from graphopt.record.data import CheckEntry, Record, to_json
-from graphopt.record.diagnosed import diagnosis_report
 from graphopt.record.terminal import render
 from graphopt.record.tuned import tune_report
 from graphopt.rewrite.passes import Pass
 from graphopt.storage import check_source, check_target, write_text
+
+if TYPE_CHECKING:
+    from graphopt.diagnosis.diagnose import Diagnosis
 
 _PLAIN_WIDTH = 80
 
@@ -134,6 +135,8 @@ def print_diagnosis(diagnosis: Diagnosis, heal: str, *, json: bool, quiet: bool)
     if json:
         sys.stdout.buffer.write(to_json(diagnosis.record) + b"\n")
     elif not quiet:
+        from graphopt.record.diagnosed import diagnosis_report
+
         show(diagnosis_report(diagnosis, heal))
 
 

@@ -18,6 +18,7 @@ from graphopt.errors import PassError
 from graphopt.rewrite import facts
 from graphopt.rewrite.changes import Change, NodeImage, ValueImage
 from graphopt.rewrite.gate import Site
+from graphopt.rewrite.links import clear_inputs, set_inputs, unlink
 from graphopt.rewrite.paths import subgraphs
 from graphopt.rewrite.workspace import Scope, Workspace, scope_of
 
@@ -187,9 +188,12 @@ class Rewriter:
         self._inherit(old, new)
         if old.is_graph_output():
             self._take_output(old, new)
+        users: dict[ir.Node, dict[int, ir.Value | None]] = {}
         for user, index in old.uses():
             self._moved.setdefault((user, index), old_name)
-            user.replace_input_with(index, new)
+            users.setdefault(user, {})[index] = new
+        for user, changed in users.items():
+            set_inputs(user, changed)
             self.touched[user] = None
 
     def erase(self, node: ir.Node) -> None:
@@ -320,11 +324,8 @@ class Rewriter:
             for subgraph in self._space.release(node):
                 inputs.extend(self._detach(subgraph))
         self._note_constants(inputs)
-        graph = node.graph
-        assert graph is not None
-        for index in range(len(node.inputs)):
-            node.replace_input_with(index, None)
-        graph.remove(node)
+        clear_inputs(node)
+        unlink(node)
         for value in dict.fromkeys(inputs):
             self._released(value)
 
@@ -370,8 +371,7 @@ class Rewriter:
             for subgraph in self._space.release(node):
                 freed.extend(self._detach(subgraph))
             freed.extend(value for value in node.inputs if value is not None and value.graph is not graph)
-            for index in range(len(node.inputs)):
-                node.replace_input_with(index, None)
+            clear_inputs(node)
         graph.remove(list(graph))
         graph.initializers.clear()
         return freed

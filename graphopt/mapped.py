@@ -1,0 +1,284 @@
+"""Weights that stay in the model file: of a large one, protobuf would hold one copy and make two more.
+
+The content of large initializers is cut out of the message before protobuf reads it, and put back between
+the pieces of the message when it is written. In between, a `MappedTensor` shows it where it lies in the file.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphopt.errors import BadInput
+from graphopt.wire import GRAPH, Malformed, fields, header, varint
+
+MARK = "\0graphopt.mapped"
+"""Where an initializer lies whose content was cut out: no file can be called so."""
+
+Buffer: TypeAlias = bytes | memoryview
+
+_SMALLEST_FILE = 16 << 20
+_SMALLEST_TENSOR = 64 << 10
+# Field numbers of onnx.proto.
+_INITIALIZER = 5
+_DIMS, _TYPE, _NAME, _RAW, _DOC = 1, 2, 8, 9, 12
+_EXTERNAL_DATA, _LOCATION = 13, 14
+_PLAIN = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8,
+     ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32, ir.DataType.UINT32,
+     ir.DataType.INT64, ir.DataType.UINT64}
+)  # fmt: skip
+
+
+class MappedFile:
+    """A file in memory, as it was when it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream = path.open("rb")
+        self._state = self._now()
+        self._content = mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __del__(self) -> None:
+        self._stream.close()
+
+    def view(self, begin: int = 0, end: int | None = None) -> memoryview:
+        """A part of the file.
+
+        Raises:
+            BadInput: Somebody has written into the file since.
+        """
+        if self._now() != self._state:
+            raise BadInput(
+                f"{self.path} was overwritten while its weights were in use: load it again, or write the"
+                " new model under another name."
+            )
+        return memoryview(self._content)[begin:end]
+
+    def _now(self) -> tuple[int, int]:
+        # Of the file that was opened: another one in its place does no harm.
+        state = os.fstat(self._stream.fileno())
+        return state.st_size, state.st_mtime_ns
+
+
+class MappedTensor(ir.LazyTensor):
+    """A tensor whose content lies in a mapped file, at any alignment, in little-endian order."""
+
+    def __init__(
+        self,
+        file: MappedFile,
+        begin: int,
+        dtype: ir.DataType,
+        shape: Sequence[int],
+        name: str,
+        doc_string: str | None = None,
+    ) -> None:
+        super().__init__(
+            self._read, dtype, ir.Shape(shape, frozen=True), name=name, doc_string=doc_string, cache=False
+        )
+        self._file = file
+        self._begin = begin
+
+    @property
+    def content(self) -> memoryview:
+        """The bytes in the file itself, not copied."""
+        return self._file.view(self._begin, self._begin + self.nbytes)
+
+    def _read(self) -> ir.TensorProtocol:
+        dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
+        array = np.frombuffer(self.content, dtype).reshape(self.shape.numpy())
+        # Kernels may rely on the alignment, and a file does not care for it.
+        return ir.Tensor(array if array.flags.aligned else array.copy(), dtype=self.dtype, name=self.name)
+
+    def renamed(self) -> MappedTensor:
+        """A tensor with a name of its own and the same content."""
+        return MappedTensor(
+            self._file, self._begin, self.dtype, self.shape.numpy(), self.name or "", self.doc_string
+        )
+
+    def __repr__(self) -> str:
+        return f"{self._repr_base()}({self.name!r})"
+
+
+Tensors: TypeAlias = "Mapping[str, MappedTensor]"
+
+
+def read(path: Path) -> tuple[bytes, dict[str, MappedTensor]]:
+    """The message of a model file without its large initializers, and these.
+
+    A file that is small, or is no model that this can take apart, comes back whole, to be read or refused
+    by protobuf.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    # Elsewhere a mapped file could be neither replaced nor removed.
+    if os.name != "posix" or path.stat().st_size < _SMALLEST_FILE:
+        return path.read_bytes(), {}
+    file = MappedFile(path)
+    content = file.view()
+    try:
+        pieces, found = _cut(content, file)
+    except Malformed:
+        found = {}
+        pieces = []
+    return (b"".join(pieces), found) if found else (path.read_bytes(), {})
+
+
+@contextmanager
+def marked(model: ir.Model) -> Generator[dict[str, MappedTensor]]:
+    """Let onnx-ir write the large initializers of the main graph as marks; gives them by name."""
+    found: dict[str, MappedTensor] = {}
+    initializers = model.graph.initializers
+    for name, value in initializers.items():
+        tensor = value.const_value
+        if isinstance(tensor, MappedTensor):
+            found[name] = tensor
+            value.const_value = ir.ExternalTensor(
+                MARK, None, None, tensor.dtype, shape=tensor.shape, name=name, doc_string=tensor.doc_string
+            )
+    try:
+        yield found
+    finally:
+        for name, tensor in found.items():
+            initializers[name].const_value = tensor
+
+
+def is_mark(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor stands for a mapped one."""
+    return any(entry.key == "location" and entry.value == MARK for entry in tensor.external_data)
+
+
+def unmark(tensor: onnx.TensorProto) -> None:
+    """Make a mark a tensor without content."""
+    tensor.ClearField("data_location")
+    tensor.ClearField("external_data")
+
+
+def give(model: ir.Model, tensors: Tensors) -> None:
+    """Let the initializers that were read as marks have their content."""
+    for name, tensor in tensors.items():
+        value = model.graph.initializers.get(name)
+        if value is not None:
+            value.const_value = tensor
+
+
+def fill(content: bytes, tensors: Tensors) -> Iterator[Buffer]:
+    """The pieces of a message with each mark replaced by the content: what protobuf would have written."""
+    if not tensors:
+        yield content
+        return
+    data = memoryview(content)
+    graph: list[Buffer] = []
+    for number, start, begin, end in fields(data, 0, len(data)):
+        if number != GRAPH:
+            yield data[start:end]
+            continue
+        graph = list(_filled(data, begin, end, tensors))
+        yield header(GRAPH, sum(len(piece) for piece in graph))
+        yield from graph
+
+
+def _filled(data: memoryview, begin: int, end: int, tensors: Tensors) -> Iterator[Buffer]:
+    for number, start, inner, stop in fields(data, begin, end):
+        tensor = tensors.get(_name(data, inner, stop)) if number == _INITIALIZER else None
+        if tensor is None:
+            yield data[start:stop]
+            continue
+        front: list[Buffer] = []
+        back: list[Buffer] = []
+        for field, first, _, last in fields(data, inner, stop):
+            if field not in (_EXTERNAL_DATA, _LOCATION):
+                (front if field < _RAW else back).append(data[first:last])
+        raw = tensor.content
+        whole = [*front, header(_RAW, len(raw)), raw, *back]
+        yield header(_INITIALIZER, sum(len(piece) for piece in whole))
+        yield from whole
+
+
+def _name(data: memoryview, begin: int, end: int) -> str:
+    found = ""
+    for number, _, inner, stop in fields(data, begin, end):
+        if number == _NAME:
+            found = str(data[inner:stop], "utf-8")
+    return found
+
+
+def _cut(data: memoryview, file: MappedFile) -> tuple[list[Buffer], dict[str, MappedTensor]]:
+    pieces: list[Buffer] = []
+    found: dict[str, MappedTensor] = {}
+    names: set[str] = set()
+    for number, start, begin, end in fields(data, 0, len(data)):
+        if number != GRAPH:
+            pieces.append(data[start:end])
+            continue
+        graph: list[Buffer] = []
+        kept = begin
+        for field, first, inner, stop in fields(data, begin, end):
+            if field != _INITIALIZER:
+                continue
+            name = _name(data, inner, stop)
+            if name in names:
+                raise Malformed  # protobuf will read both, to be compared
+            names.add(name)
+            if stop - inner < _SMALLEST_TENSOR:
+                continue
+            tensor = _tensor(data, inner, stop, file)
+            if tensor is not None:
+                found[name] = tensor
+                graph += [data[kept:first], _mark(tensor)]
+                kept = stop
+        graph.append(data[kept:end])
+        pieces += [header(GRAPH, sum(len(piece) for piece in graph)), *graph]
+    return pieces, found
+
+
+def _tensor(data: memoryview, begin: int, end: int, file: MappedFile) -> MappedTensor | None:
+    """The tensor of a message, if it is as simple as exporters write it."""
+    dims: list[int] = []
+    kind = raw = size = 0
+    name = doc = ""
+    for number, _, inner, stop in fields(data, begin, end):
+        if number == _DIMS:
+            while inner < stop:
+                dim, inner = varint(data, inner, stop)
+                dims.append(dim)
+        elif number == _TYPE:
+            kind = varint(data, inner, stop)[0]
+        elif number == _RAW:
+            raw, size = inner, stop - inner
+        elif number == _NAME:
+            name = str(data[inner:stop], "utf-8")
+        elif number == _DOC:
+            doc = str(data[inner:stop], "utf-8")
+        else:
+            return None
+    if size < _SMALLEST_TENSOR or kind not in _PLAIN or not name:
+        return None
+    dtype = ir.DataType(kind)
+    if math.prod(dims) * dtype.itemsize != size:
+        return None
+    return MappedTensor(file, raw, dtype, dims, name, doc or None)
+
+
+def _mark(tensor: MappedTensor) -> bytes:
+    message = onnx.TensorProto(
+        name=tensor.name or "",
+        data_type=tensor.dtype.value,
+        dims=tensor.shape.numpy(),
+        data_location=onnx.TensorProto.EXTERNAL,
+    )
+    if tensor.doc_string:
+        message.doc_string = tensor.doc_string
+    message.external_data.add(key="location", value=MARK)
+    content = message.SerializeToString()
+    return header(_INITIALIZER, len(content)) + content
