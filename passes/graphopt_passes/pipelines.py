@@ -12,7 +12,11 @@ _STEPS = (
     _EXACT_STEPS.replace("eliminate-noop", "eliminate-noop{signed_zero=false,nan=false}")
     + ",fold-conv-bn,softmax-conv-to-matmul,merge-linear"
 )
-_FUSIONS = "fuse-layer-norm,fuse-rms-norm,fuse-gelu,fuse-hard-swish,fuse-mish"
+# After the constants are folded, and in this order: what is fused is no longer taken apart.
+_FUSIONS = (
+    "fuse-layer-norm,fuse-rms-norm,fuse-gelu,fuse-hard-swish,fuse-mish,"
+    "fold-affine,push-affine,hoist-scale,fold-pad,matmul-add-to-gemm"
+)
 
 EXACT = f"fixpoint({_EXACT_STEPS}),eliminate-dead"
 PORTABLE = f"fixpoint({_STEPS}),onnxsim,fixpoint({_STEPS},{_FUSIONS}),eliminate-dead"
