@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphopt import facts as facts
     from graphopt.adapters import onnx_ir_pass as onnx_ir_pass
     from graphopt.adapters import onnxscript_pass as onnxscript_pass
     from graphopt.adapters import proto_pass as proto_pass
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from graphopt.pipeline.manager import PassManager as PassManager
     from graphopt.pipeline.settings import SessionSettings as SessionSettings
     from graphopt.pipeline.spec import Pipeline as Pipeline
+    from graphopt.rewrite import facts as facts
     from graphopt.rewrite.calibration import Calibration as Calibration
     from graphopt.rewrite.changes import Change as Change
     from graphopt.rewrite.changes import Declined as Declined

@@ -365,8 +365,10 @@ class ClipsMerged(_Fault):
         pick: tuple[Callable[..., Array], ...] = (np.maximum, np.minimum)
         bounds: list[ir.Value] = []
         for index, (function, role) in enumerate(zip(pick, ("low", "high"), strict=True), 1):
-            arrays = facts.constant(first.inputs[index]), facts.constant(match.inputs[index])
-            bounds.append(rw.initializer(np.asarray(function(*arrays)), role=role))
+            one, other = facts.constant(first.inputs[index]), facts.constant(match.inputs[index])
+            assert one is not None
+            assert other is not None
+            bounds.append(rw.initializer(np.asarray(function(one, other)), role=role))
         _again(match, rw, [first.inputs[0], *bounds])
 
 

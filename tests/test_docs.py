@@ -109,6 +109,7 @@ def test_commands_of_the_readme_exist() -> None:
             "new-pass",
             "fuzz",
             "doctor",
+            "tune",
             "bench",
         ),
     }

@@ -6,7 +6,7 @@ All numbers are computed in float64 and rounded once, to the dtype of the weight
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -117,7 +117,7 @@ def biased(add: ir.Node) -> Linear | Declined | None:
         if not isinstance(found, Linear):
             return found
         rank = facts.rank(add.outputs[0])
-        return Linear(**{**vars(found), "bias": bias.astype(np.float64), "rank": rank})
+        return replace(found, bias=bias.astype(np.float64), rank=rank)
     return None
 
 

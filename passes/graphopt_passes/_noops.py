@@ -47,7 +47,7 @@ def _broadcasts_into(small: ir.Value | None, large: ir.Value) -> bool:
     tensor = facts.constant_tensor(small)
     own: tuple[int | str | None, ...] | None = facts.shape(small)
     if tensor is not None:
-        own = tensor.shape.numpy()
+        own = tuple(tensor.shape.numpy())
     if own == ():
         return True
     dims = facts.shape(large)

@@ -58,7 +58,7 @@ class MergeLinear(RewritePass[Affine]):
 
     def match(self, node: ir.Node) -> Affine | Declined | None:
         dtype = facts.dtype(node.outputs[0])
-        if dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
+        if dtype is None or dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
             return None
         found = affine(node.outputs[0])
         if found is None or not found.computes:

@@ -72,7 +72,10 @@ def images(found: tuple[NodeImage, ...]) -> list[tuple[str, str, tuple[str | Non
 class TestChange:
     def test_both_sides_of_a_rewrite(self) -> None:
         def fold(root: ir.Node, rw: Rewriter) -> None:
-            product = np.multiply(facts.constant(at(root, 1)), facts.constant(at(root, 0, 1)))
+            factors = facts.constant(at(root, 1)), facts.constant(at(root, 0, 1))
+            assert factors[0] is not None
+            assert factors[1] is not None
+            product = np.multiply(factors[0], factors[1])
             merged = [at(root, 0, 0), rw.initializer(product, role="factor")]
             rw.replace(root.outputs[0], rw.op("Mul", merged, role="merged", like=root.outputs[0]))
 
