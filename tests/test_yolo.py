@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 import graphopt
+from graphopt.cli import execute as cli
 from graphopt.errors import BadInput
 from graphopt.exporting.enliven import enliven
 from graphopt.exporting.yolo import export
@@ -124,3 +125,12 @@ def test_everything_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     for name in ("yolov8n.opt.onnx", "yolov8n.ort", "yolov8n.int8.onnx"):
         assert name in table
     assert (tmp_path / "yolov8n.int8.onnx").stat().st_size < (tmp_path / "yolov8n.onnx").stat().st_size / 3
+
+
+def test_the_demo_names_its_careless_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli(["demo"]) == 0
+    assert "CULPRIT 1 of 1  softmax-last@" in capsys.readouterr().out
+    assert (tmp_path / "demo" / "fault" / "repro.py").is_file()

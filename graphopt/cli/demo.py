@@ -35,7 +35,7 @@ def demo(
     show(render(result.record))
     show(f"\nrecord   {folder / 'record.json'}\n")
     show("and if a pass were wrong? softmax-last has a mistake:\n")
-    plugin, pipeline = folder / "careless.py", "portable,softmax-last"
+    plugin, pipeline = folder / "careless.py", "softmax-last,portable"
     shutil.copyfile(demo_pass.__file__, plugin)
     typed = f"{model.path} --pipeline {pipeline} --plugin {plugin}"
     show(f"$ graphopt diagnose {typed} --repro {folder / 'fault'}\n")
