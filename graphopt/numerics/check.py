@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +14,10 @@ from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.judge import Judge, Judgement
 from graphopt.numerics.local.evidence import weigh
 from graphopt.numerics.lossy import combined_loss
-from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.ortformat import LEVEL, SUFFIX, pack, when_loaded
 from graphopt.numerics.runtime import SessionSpec
 from graphopt.numerics.stepping import FAILING, OPEN, StepChecker, is_lossy, signatures
 from graphopt.numerics.witnesses.witness import find_witnesses
-from graphopt.pipeline.cache import DiskCache
-from graphopt.pipeline.worker import Worker, pool
 from graphopt.record.data import AsLoaded, Verdict, WitnessEntry
 from graphopt.rewrite.passes import Loss, Pass, Signature
 
@@ -33,18 +30,9 @@ class Checker(StepChecker):
         packed: The file in ORT format that was checked last; None where none was asked for.
     """
 
-    def __init__(
-        self,
-        options: CheckOptions | None = None,
-        *,
-        path: Path | None = None,
-        worker: Callable[[], Worker] = pool,
-        cache: DiskCache | None = None,
-    ) -> None:
-        super().__init__(options, path=path, worker=worker, cache=cache)
-        self._loaded: tuple[Judge, Judgement] | None = None
-        self.packed: Path | None = None
-        self.example: FeedSet | None = None
+    packed: Path | None = None
+    example: FeedSet | None = None
+    _loaded: tuple[Judge, Judgement] | None = None
 
     @property
     def fixed_at_load(self) -> list[Signature]:
