@@ -232,7 +232,7 @@ class Runtime:
         """
         reply = self._call("open_session", spec, fresh, seed)
         if reply.status != "ok":
-            return Opened(*_failure(reply, "Making the session", self._timeout), seconds=reply.seconds)
+            return Opened(*failure(reply, "Making the session", self._timeout), seconds=reply.seconds)
         return Opened("ok", "", *reply.value)
 
     def run(
@@ -279,13 +279,13 @@ class Runtime:
         return self._failed(reply, None)
 
     def _failed(self, reply: Reply, feed: FeedSet | None) -> Outcome:
-        status, error = _failure(reply, "The run", self._timeout)
+        status, error = failure(reply, "The run", self._timeout)
         return Outcome(status, error, feed="one of several" if feed is None else feed.name)
 
     def save(self, spec: SessionSpec, target: Path) -> str:
         """Write the model of ``spec`` as the runtime rewrites it; returns why not, "" where it did."""
         reply = self._call("save_session", spec, str(target))
-        return "" if reply.status == "ok" else _failure(reply, "Saving the model", self._timeout)[1]
+        return "" if reply.status == "ok" else failure(reply, "Saving the model", self._timeout)[1]
 
     def block_size(self) -> int | None:
         """How many channels a block of this CPU's layout of images has; None where it has no such layout."""
@@ -317,14 +317,17 @@ def _flushing_worker() -> Worker:
     return worker
 
 
-def _failure(reply: Reply, action: str, timeout: float | None) -> tuple[Status, str]:
+def failure(
+    reply: Reply, action: str, timeout: float | None, runtime: str = "onnxruntime"
+) -> tuple[Status, str]:
+    """How a call that a runtime's process did not answer ended, and the sentence for it."""
     if reply.status == "error":
         return "does not run", sentence(reply.exception if reply.exception is not None else reply.error)
     if reply.status == "timed out":
         return "timed out", f"{action} did not end within {timeout:g} s."
     if reply.status == "out of memory":
         return "out of memory", f"{action} needs too much memory: the process {reply.error}."
-    return "crashed", f"{action} killed onnxruntime's process: {reply.error}."
+    return "crashed", f"{action} killed {runtime}'s process: {reply.error}."
 
 
 _OPSET = re.compile(

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from graphopt.numerics.compare import Outputs
 from graphopt.numerics.feeding.feeds import FeedSet
-from graphopt.numerics.runtime import Status, sentence
+from graphopt.numerics.runtime import Status, failure
 from graphopt.numerics.witnesses.witness import Witness
 from graphopt.pipeline.worker import Reply, Worker
 
@@ -100,10 +100,4 @@ class Stand:
         return self._worker.call(f"{_SERVED}:{function}", *place, *arguments, timeout=self._timeout)
 
     def _failure(self, reply: Reply, action: str) -> tuple[Status, str]:
-        if reply.status == "error":
-            return "does not run", sentence(reply.exception if reply.exception is not None else reply.error)
-        if reply.status == "timed out":
-            return "timed out", f"{action} did not end within {self._timeout:g} s."
-        if reply.status == "out of memory":
-            return "out of memory", f"{action} needs too much memory: the process {reply.error}."
-        return "crashed", f"{action} killed {self._witness.title}'s process: {reply.error}."
+        return failure(reply, action, self._timeout, self._witness.title)
