@@ -249,12 +249,7 @@ def components_of(step: OpaquePass, tools: Toolbox) -> frozenset[str]:
     reply = tools.worker().call(
         "graphopt.pipeline.opaque:list_components", step, timeout=tools.timeout, setup=tools.setup
     )
-    if isinstance(reply.exception, BadInput):
-        raise reply.exception
-    if reply.status != "ok":
-        message = f"Pass '{step.name}' does not tell its components: {reply.error}"
-        raise PassError(message, pass_name=step.name)
-    return reply.value
+    return _told(step, reply, "components")
 
 
 def list_components(step: OpaquePass) -> frozenset[str]:
@@ -280,10 +275,14 @@ def layers_of(step: OpaquePass, model: Model, tools: Toolbox) -> tuple[str, ...]
         reply = tools.worker().call(
             "graphopt.pipeline.opaque:list_layers", step, str(path), timeout=tools.timeout, setup=tools.setup
         )
+    return _told(step, reply, "layers")
+
+
+def _told(step: OpaquePass, reply: workers.Reply, what: str) -> Any:
     if isinstance(reply.exception, BadInput):
         raise reply.exception
     if reply.status != "ok":
-        message = f"Pass '{step.name}' does not tell its layers: {reply.error}"
+        message = f"Pass '{step.name}' does not tell its {what}: {reply.error}"
         raise PassError(message, pass_name=step.name)
     return reply.value
 
