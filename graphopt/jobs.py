@@ -151,17 +151,9 @@ def open_job(
         steps = [item.step for item in plan.pipeline.steps()]
         if any(isinstance(step, OpaquePass) and step.wants_feeds for step in steps):
             from graphopt.numerics.calibrating import with_feeds
-            from graphopt.numerics.trial import TrialChecker
 
-            @functools.cache
-            def started() -> TrialChecker:
-                if checker is not None:
-                    return checker
-                own = stack.enter_context(TrialChecker(plan.options, path=path, cache=tools.cache))
-                own.start(origin(), steps)
-                return own
-
-            tools = stack.enter_context(with_feeds(tools, steps, origin, started))
+            feeding = with_feeds(tools, steps, origin, checker, plan.options, path)
+            tools = stack.enter_context(feeding)
         source = origin()
         record = begin_record(command, source, path, plan)
         if path is not None:

@@ -25,7 +25,9 @@ def with_feeds(
     tools: Toolbox,
     steps: Sequence[Pass],
     origin: Callable[[], Model],
-    start: Callable[[], Checker] | None = None,
+    checker: Checker | None = None,
+    options: CheckOptions | None = None,
+    path: Path | None = None,
 ) -> Generator[Toolbox]:
     """What foreign code runs with, with feeds of the run if one of the passes wants these.
 
@@ -33,8 +35,9 @@ def with_feeds(
         tools: What it runs with; feeds that it has already stay.
         steps: The passes.
         origin: Gives the source.
-        start: Gives a checker that was, or will be, started on the source; None to find feeds for it when a
-            pass first asks.
+        checker: What will be started on the source; None to find feeds for it when a pass first asks.
+        options: Where feeds come from in that case.
+        path: The file of the source in that case, if there is one.
     """
     if tools.feeds is not None or not any(isinstance(s, OpaquePass) and s.wants_feeds for s in steps):
         yield tools
@@ -43,11 +46,13 @@ def with_feeds(
 
         @functools.cache
         def started() -> Checker:
-            own = stack.enter_context(Checker(CheckOptions()))
+            if checker is not None:
+                return checker
+            own = stack.enter_context(Checker(options, path=path, cache=tools.cache))
             own.start(origin(), steps)
             return own
 
-        feeds = RunFeeds(start or started)
+        feeds = RunFeeds(started)
         stack.callback(feeds.close)
         yield replace(tools, feeds=feeds)
 
