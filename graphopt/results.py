@@ -258,7 +258,8 @@ def begin_record(command: str, source: Model, path: Path | None, plan: Plan) -> 
 
 
 def _replaceable_weights(source: Model, plan: Plan) -> Iterator[str]:
-    if source.ir.ir_version < 4 or "freeze-initializers" in {item.step.name for item in plan.pipeline.steps()}:
+    names = {item.step.name for item in plan.pipeline.steps()}
+    if source.ir.ir_version < 4 or "freeze-initializers" in names:
         return
     count = sum(value.name in source.ir.graph.initializers for value in source.ir.graph.inputs)
     if count:
