@@ -44,10 +44,13 @@ class FreezeInitializers(OpaquePass):
 
     name = "freeze-initializers"
     numerics = Numerics.EXACT
-    signature = Signature(changes=True, defaults=True)
     isolated = False
 
     names: tuple[str, ...] = ()
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(changes=True, defaults=True)
 
     def transform_file(self, source: Path, target: Path, disabled: frozenset[str]) -> ToolReport:
         model = self.transform(_files.read_structure(source), disabled)
