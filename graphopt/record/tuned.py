@@ -47,13 +47,18 @@ def _table(title: str, entries: list[VariantEntry]) -> Table:
     return table
 
 
+def ratio_text(ratio: float | None, low: float | None, high: float | None) -> str:
+    """A ratio with its bounds, as far as they are known."""
+    if ratio is None:
+        return ""
+    return f"{ratio:.2f} (?)" if low is None or high is None else f"{ratio:.2f} ({low:.2f}-{high:.2f})"
+
+
 def _ratio(entry: VariantEntry) -> Text:
-    if entry.ratio is None:
-        return Text("")
+    text = ratio_text(entry.ratio, entry.ratio_low, entry.ratio_high)
     if entry.ratio_low is None or entry.ratio_high is None:
-        return Text(f"{entry.ratio:.2f} (?)", "dim")
-    style = "green" if entry.ratio_high < 1 else "yellow" if entry.ratio_low > 1 else ""
-    return Text(f"{entry.ratio:.2f} ({entry.ratio_low:.2f}-{entry.ratio_high:.2f})", style)
+        return Text(text, "dim")
+    return Text(text, "green" if entry.ratio_high < 1 else "yellow" if entry.ratio_low > 1 else "")
 
 
 def _reasons(found: TuneEntry) -> Iterator[Text]:

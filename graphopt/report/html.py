@@ -17,6 +17,7 @@ from graphopt.report.packing import left_out, pack
 from graphopt.report.scale import figure, seconds
 from graphopt.report.tables import MOST_OPS, drift_of, facts, histogram, options_text, pass_plot
 from graphopt.report.tiles import tiles
+from graphopt.report.variants import variants
 from graphopt.storage import write_text
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -86,6 +87,8 @@ def _context(record: Record, path: Path, command: str) -> dict[str, Any]:
         "plot": pass_plot(record),
         "culprits": [_culprit(culprit, path) for culprit in record.culprits],
         "wrong": _wrong(record),
+        "tuning": record.tuning,
+        "variants": variants(record.tuning),
         "left_out": record.diagnosis is None and record.culprits,
         "unchecked": list(heads.unchecked(record)),
         "command": command or heads.command_of(record),

@@ -19,6 +19,7 @@ from graphopt.record.terminal import (
 )
 from graphopt.record.worse import FAILED
 from graphopt.report.headline import Tone, command_of, headline, members
+from graphopt.report.variants import Variants, variants
 from graphopt.storage import write_text
 
 _MARKS: dict[Tone, str] = {"good": "✅", "warn": "⚠️", "bad": "❌", "none": "⚠️"}
@@ -63,6 +64,9 @@ def markdown(record: Record, command: str = "") -> str:
     parts.extend(_culprit(culprit) for culprit in record.culprits[:_MOST_CULPRITS])
     if len(record.culprits) > _MOST_CULPRITS:
         parts.append(f"and {len(record.culprits) - _MOST_CULPRITS} more culprits.")
+    tried = variants(record.tuning)
+    if tried is not None and record.tuning is not None:
+        parts += [_text(" ".join([record.tuning.conclusion, *tried.gains])), "\n".join(_variants(tried))]
     table = "\n".join(_passes(record))
     if table and record.diagnosis is None:
         parts.append(table)
@@ -93,6 +97,17 @@ def _culprit(culprit: CulpritEntry) -> str:
     if culprit.repro:
         lines.append(f"- reproduction: {_code(culprit.repro)}")
     return "\n".join(lines)
+
+
+def _variants(tried: Variants) -> Iterator[str]:
+    yield "| variant | nodes | size | median | ratio | verdict | status |"
+    yield "| --- | ---: | ---: | ---: | --- | --- | --- |"
+    for row in tried.rows[:_MOST_ROWS]:
+        ratio = f"{row.ratio} of {_text(row.against)}" if row.ratio and row.against else row.ratio
+        status = f"**{row.status}**" if row.status == "kept" else row.status
+        yield _row(_code(row.name), row.nodes, row.size, row.median, ratio, row.verdict, status)
+    if len(tried.rows) > _MOST_ROWS:
+        yield f"| and {len(tried.rows) - _MOST_ROWS} more | | | | | | |"
 
 
 def _passes(record: Record) -> Iterator[str]:
