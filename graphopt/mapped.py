@@ -260,7 +260,8 @@ def _tensor(data: memoryview, begin: int, end: int, file: MappedFile) -> MappedT
             name = str(data[inner:stop], "utf-8")
         elif number == _DOC:
             doc = str(data[inner:stop], "utf-8")
-        else:
+        elif number != _LOCATION or varint(data, inner, stop)[0] != onnx.TensorProto.DEFAULT:
+            # onnx says in so many words where a weight lies that it has read from another file.
             return None
     if size < _SMALLEST_TENSOR or kind not in _PLAIN or not name:
         return None

@@ -265,7 +265,7 @@ class Model:
                 if attr.is_ref():
                     continue
                 if attr.type == ir.AttributeType.TENSOR:
-                    yield f"{key}.{attr.name}", attr.as_tensor()
+                    yield f"{key}.{attr.name}", attr.value
                 elif attr.type == ir.AttributeType.TENSORS:
                     for tensor in attr.as_tensors():
                         yield f"{key}.{attr.name}", tensor

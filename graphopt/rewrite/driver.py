@@ -117,13 +117,10 @@ class Driver:
             PassError: The pass raised, or broke a rule of the `Rewriter`; names pass and site.
             NotConverged: More rewrites than any pass that ends could need.
         """
-        total = 0
-        if self._roots is None or not self._roots.isdisjoint(self._space.operators):
-            for node in self._space.nodes():
-                total += 1
-                if self._is_root(node):
-                    self._worklist.push(node)
-        cap = _REWRITES_PER_ROOT + _REWRITES_PER_NODE * total
+        for node in self._space.nodes_of(self._roots):
+            if not self._functions or node.op_identifier() not in self._functions:
+                self._worklist.push(node)
+        cap = _REWRITES_PER_ROOT + _REWRITES_PER_NODE * self._space.size()
         self._drain(cap)
         self._visit_initializers()
         if self._changes:

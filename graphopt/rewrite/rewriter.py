@@ -131,7 +131,7 @@ class Rewriter:
         self._space.approved = None
         self._scope.graph.insert_before(place, node)
         self._scope.forget_order()
-        self._space.operators.add((domain, op_type))
+        self._space.forget_nodes()
         self._added[node] = None
         for scope in self._space.adopt(node):
             self.touched.update(dict.fromkeys(scope.graph))
