@@ -20,7 +20,7 @@ from graphopt.pipeline.opaque import Toolbox, components_of, layers_of, run_surg
 from graphopt.pipeline.pictures import record_regions
 from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
 from graphopt.record.data import CheckEntry, PassEntry, Status
-from graphopt.rewrite.changes import Change, DeclinedPlace
+from graphopt.rewrite.changes import Change, DeclinedPlace, Diff
 from graphopt.rewrite.diff import regional_diff
 from graphopt.rewrite.driver import Driver, SiteBook
 from graphopt.rewrite.gate import IDENTITY, Gate, Site, SiteKey
@@ -83,6 +83,23 @@ class Outcome:
     failure: Failure | None = None
     dropped: list[Failure] = field(default_factory=list[Failure])
     refused: tuple[Site, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    """A pass that found nothing to do, and what it said of that.
+
+    Attributes:
+        version: Which state of the model it looked at.
+        instance: The pass instance.
+        entry: What was noted of it.
+        declined: The places that it declined, which are still there while the model is the same.
+    """
+
+    version: int
+    instance: str
+    entry: PassEntry
+    declined: Callable[[], Iterable[DeclinedPlace]]
 
 
 @dataclass(slots=True)
@@ -219,6 +236,19 @@ def _mark_dropped(outcome: Outcome, dropped: list[Failure]) -> None:
                 entry.check = failure.check
 
 
+_SAID = ("rewrites", "declined", "declined_at", "components", "notes", "portability")
+"""What a pass that is not run again says as it did the last time."""
+
+
+def _like(step: Pass, disabled: frozenset[str]) -> tuple[type[Pass], str]:
+    return type(step), f"{step.options()!r} {sorted(disabled)!r}"
+
+
+def _called(found: _Idle, entry: PassEntry) -> str:
+    last = found.entry
+    return f"round {last.round}" if found.instance == entry.instance else f"'{found.instance}'"
+
+
 class _Attempt:
     """One walk through the pipeline, up to its end or the first failure."""
 
@@ -229,6 +259,8 @@ class _Attempt:
         self._space: Workspace | None = None
         self._declined: Callable[[], Iterable[DeclinedPlace]] = tuple
         self._nodes = source.node_count()
+        self._version = 0
+        self._idle: dict[tuple[type[Pass], str], _Idle] = {}
         self.seen: list[_Seen] = []
         self.book = SiteBook(gate)
         self.outcome = Outcome(source)
@@ -295,6 +327,7 @@ class _Attempt:
         if changed:
             entry.status = "changed"
             self._nodes = entry.nodes_after
+            self._version += 1
         self.outcome.changes.setdefault(instance, []).extend(changes)
         if replayed is not None:
             entry = replayed.entry
@@ -347,26 +380,34 @@ class _Attempt:
 
     def _apply(self, step: Pass, instance: str, entry: PassEntry) -> tuple[Sequence[Change], bool]:
         self._declined = tuple
+        model = self.outcome.model
         if isinstance(step, RewritePass):
             return self._apply_rewrites(step, instance, entry)
         if isinstance(step, SurgeonPass):
-            done = run_surgeon(step, self.outcome.model)
+            disabled = frozenset[str]()
+            done = run_surgeon(step, model)
         elif isinstance(step, OpaquePass):
-            model = self.outcome.model
             disabled = self._gate.disabled(instance, lambda: self._manager.components(step, model))
+            if self._is_idle(step, entry, disabled):
+                return (), False
             done = run_tool(step, model, disabled, self._manager.tools, self.outcome.steps)
         else:
             raise PassError(f"Pass '{instance}' is of no kind that the engine can run.")
-        diff, regions = regional_diff(self.outcome.model.ir, done.model.ir)
         entry.components = list(done.report.components)
         entry.notes = [*done.report.notes, *done.notes]
         entry.portability = done.report.portability
         entry.cached = done.cached
+        entry.not_run = done.not_run
+        diff, regions = regional_diff(model.ir, done.model.ir) if done.model is not model else (Diff(), [])
         if not diff and not diff.renamed:
+            if isinstance(step, OpaquePass):
+                self._manager.tools.note_unchanged(done)
+                self._note_idle(step, entry, disabled)
             return (), False
         record_diff(entry, diff)
         record_regions(entry, regions)
-        large = self.outcome.model.initializer_bytes() > _LARGE
+        large = model.initializer_bytes() > _LARGE
+        del model
         self.outcome.model = done.model
         self._space = None
         if large:
@@ -375,9 +416,27 @@ class _Attempt:
         entry.nodes_after = done.model.node_count()
         return (), True
 
+    def _is_idle(self, step: Pass, entry: PassEntry, disabled: frozenset[str] = frozenset()) -> bool:
+        """Whether this very model has been found by an equal pass to leave nothing to do; says so if it has."""
+        found = self._idle.get(_like(step, disabled))
+        if found is None or found.version != self._version:
+            return False
+        self._declined = found.declined
+        for name in _SAID:
+            setattr(entry, name, getattr(found.entry, name))
+        entry.not_run = found.entry.not_run or (
+            f"nothing has changed since {_called(found, entry)}, which found nothing to do"
+        )
+        return True
+
+    def _note_idle(self, step: Pass, entry: PassEntry, disabled: frozenset[str] = frozenset()) -> None:
+        self._idle[_like(step, disabled)] = _Idle(self._version, entry.instance, entry, self._declined)
+
     def _apply_rewrites(
         self, step: RewritePass[Any], instance: str, entry: PassEntry
     ) -> tuple[Sequence[Change], bool]:
+        if self._is_idle(step, entry):
+            return (), False
         if self._space is None:
             self._space = Workspace(self.outcome.model.ir)
         driver = Driver(step, instance, self._space, self.book)
@@ -395,4 +454,7 @@ class _Attempt:
         if done.changes:
             record_changes(entry, done.changes)
             entry.nodes_after = entry.nodes_before + net_nodes(done.changes)
+        elif not driver.refused:
+            # What the gate kept from one instance of a pass it may allow to another.
+            self._note_idle(step, entry)
         return done.changes, bool(done.changes)

@@ -201,12 +201,15 @@ class OpaquePass(Pass):
             the saved file is loaded.
         wants_feeds: Whether it measures the model on the feeds of the run: then `transform_with_feeds` is
             called in place of ``transform_file``.
+        largest: Bytes of weights above which its tool cannot take a model: it is not run on such a one, and
+            the record says so. None for no such limit.
     """
 
     isolated: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ()
     acts_at_load: ClassVar[bool] = False
     wants_feeds: ClassVar[bool] = False
+    largest: ClassVar[int | None] = None
 
     def components(self) -> frozenset[str]:
         """Every component that can be switched off in the installed version of the tool.

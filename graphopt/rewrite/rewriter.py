@@ -193,7 +193,8 @@ class Rewriter:
             self._moved.setdefault((user, index), old_name)
             users.setdefault(user, {})[index] = new
         for user, changed in users.items():
-            set_inputs(user, changed)
+            if set_inputs(user, changed):
+                self._space.opened[user] = None
             self.touched[user] = None
 
     def erase(self, node: ir.Node) -> None:

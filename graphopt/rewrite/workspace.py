@@ -15,6 +15,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphopt.fidelity import trained_names
+from graphopt.rewrite.links import close
 from graphopt.rewrite.paths import held_by, held_graphs, root_name, subgraphs, walk
 
 _META = "graphopt.scope"
@@ -120,6 +121,7 @@ class Workspace:
         pinned: How many subgraphs return a name without defining it: it refers to an outer value by
             name alone, so that value can be neither renamed nor removed. Training information does so, too.
         approved: The replacement that was last found possible, while nothing has changed since.
+        opened: The nodes of very many inputs that are open for changes, up to the end of the pass.
         roots: What nodes were called in keys before an output of theirs took another name.
     """
 
@@ -131,6 +133,7 @@ class Workspace:
     approved: tuple[ir.Value, ir.Value] | None = None
     roots: dict[ir.Node, str] = field(default_factory=dict[ir.Node, str])
     answers: dict[tuple[ir.Value, float], bool] = field(default_factory=dict[tuple[ir.Value, float], bool])
+    opened: dict[ir.Node, None] = field(default_factory=dict[ir.Node, None])
     _roster: _Roster | None = None
 
     def __post_init__(self) -> None:
@@ -215,6 +218,12 @@ class Workspace:
     def forget_nodes(self) -> None:
         """Note that a node was inserted."""
         self._roster = None
+
+    def close_nodes(self) -> None:
+        """Let no inputs be open for changes any more."""
+        for node in self.opened:
+            close(node)
+        self.opened.clear()
 
     def is_pinned(self, value: ir.Value) -> bool:
         """Whether a subgraph may refer to ``value`` by name alone."""
