@@ -32,6 +32,7 @@ _SMALLEST_TENSOR = 64 << 10
 _INITIALIZER = 5
 _DIMS, _TYPE, _NAME, _RAW, _DOC = 1, 2, 8, 9, 12
 _EXTERNAL_DATA, _LOCATION = 13, 14
+_IN_MESSAGE = bytes((_LOCATION << 3, onnx.TensorProto.DEFAULT))
 _PLAIN = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8,
      ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32, ir.DataType.UINT32,
@@ -71,7 +72,11 @@ class MappedFile:
 
 
 class MappedTensor(ir.LazyTensor):
-    """A tensor whose content lies in a mapped file, at any alignment, in little-endian order."""
+    """A tensor whose content lies in a mapped file, at any alignment, in little-endian order.
+
+    Attributes:
+        says_where: Whether its message says in so many words that the content lies in it.
+    """
 
     def __init__(
         self,
@@ -81,12 +86,15 @@ class MappedTensor(ir.LazyTensor):
         shape: Sequence[int],
         name: str,
         doc_string: str | None = None,
+        *,
+        says_where: bool = False,
     ) -> None:
         super().__init__(
             self._read, dtype, ir.Shape(shape, frozen=True), name=name, doc_string=doc_string, cache=False
         )
         self._file = file
         self._begin = begin
+        self.says_where = says_where
 
     @property
     def content(self) -> memoryview:
@@ -102,7 +110,13 @@ class MappedTensor(ir.LazyTensor):
     def renamed(self) -> MappedTensor:
         """A tensor with a name of its own and the same content."""
         return MappedTensor(
-            self._file, self._begin, self.dtype, self.shape.numpy(), self.name or "", self.doc_string
+            self._file,
+            self._begin,
+            self.dtype,
+            self.shape.numpy(),
+            self.name or "",
+            self.doc_string,
+            says_where=self.says_where,
         )
 
     def __repr__(self) -> str:
@@ -158,10 +172,12 @@ def is_mark(tensor: onnx.TensorProto) -> bool:
     return any(entry.key == "location" and entry.value == MARK for entry in tensor.external_data)
 
 
-def unmark(tensor: onnx.TensorProto) -> None:
-    """Make a mark a tensor without content."""
-    tensor.ClearField("data_location")
-    tensor.ClearField("external_data")
+def unmark(mark: onnx.TensorProto, tensor: MappedTensor) -> None:
+    """Make the mark of a tensor that tensor without its content."""
+    mark.ClearField("data_location")
+    mark.ClearField("external_data")
+    if tensor.says_where:
+        mark.data_location = onnx.TensorProto.DEFAULT
 
 
 def give(model: ir.Model, tensors: Tensors) -> None:
@@ -199,6 +215,8 @@ def _filled(data: memoryview, begin: int, end: int, tensors: Tensors) -> Iterato
         for field, first, _, last in fields(data, inner, stop):
             if field not in (_EXTERNAL_DATA, _LOCATION):
                 (front if field < _RAW else back).append(data[first:last])
+        if tensor.says_where:
+            back.append(_IN_MESSAGE)
         raw = tensor.content
         whole = [*front, header(_RAW, len(raw)), raw, *back]
         yield header(_INITIALIZER, sum(len(piece) for piece in whole))
@@ -247,6 +265,7 @@ def _tensor(data: memoryview, begin: int, end: int, file: MappedFile) -> MappedT
     dims: list[int] = []
     kind = raw = size = 0
     name = doc = ""
+    says_where = False
     for number, _, inner, stop in fields(data, begin, end):
         if number == _DIMS:
             while inner < stop:
@@ -260,15 +279,16 @@ def _tensor(data: memoryview, begin: int, end: int, file: MappedFile) -> MappedT
             name = str(data[inner:stop], "utf-8")
         elif number == _DOC:
             doc = str(data[inner:stop], "utf-8")
-        elif number != _LOCATION or varint(data, inner, stop)[0] != onnx.TensorProto.DEFAULT:
-            # onnx says in so many words where a weight lies that it has read from another file.
+        elif number == _LOCATION and varint(data, inner, stop)[0] == onnx.TensorProto.DEFAULT:
+            says_where = True  # as onnx does, of what it has read from another file
+        else:
             return None
     if size < _SMALLEST_TENSOR or kind not in _PLAIN or not name:
         return None
     dtype = ir.DataType(kind)
     if math.prod(dims) * dtype.itemsize != size:
         return None
-    return MappedTensor(file, raw, dtype, dims, name, doc or None)
+    return MappedTensor(file, raw, dtype, dims, name, doc or None, says_where=says_where)
 
 
 def _mark(tensor: MappedTensor) -> bytes:

@@ -17,7 +17,6 @@ import onnx
 from graphopt import mapped, wire
 from graphopt.errors import BadInput
 
-
 _SMALL_PIECE = 1 << 20
 
 

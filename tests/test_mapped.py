@@ -99,6 +99,18 @@ def test_contents_and_digests_are_those_of_a_model_in_memory(path: Path) -> None
     assert _mapped_names(model) == {"w", "odd", "double", "number"}  # and the model is as it was
 
 
+def test_a_weight_that_says_that_it_lies_in_the_model_stays_in_the_file(path: Path, tmp_path: Path) -> None:
+    proto = onnx.load(path)
+    for tensor in proto.graph.initializer:
+        tensor.data_location = TensorProto.DEFAULT  # as onnx does, of what it read from another file
+    onnx.save(proto, tmp_path / "said.onnx")
+    model = Model.load(tmp_path / "said.onnx")
+    assert _mapped_names(model) == {"w", "odd", "double", "number"}
+    assert model.digest() == Model.from_proto(proto).digest()
+    model.clone().save(tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "said.onnx").read_bytes()
+
+
 def test_a_clone_is_independent(path: Path, tmp_path: Path) -> None:
     model = Model.load(path)
     clone = model.clone()

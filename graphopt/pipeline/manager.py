@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from graphopt.errors import NotConverged, PassError, PipelineError, ToolFailed
 from graphopt.model import Model
 from graphopt.pipeline.entries import net_nodes, record_changes, record_declined, record_diff
+from graphopt.pipeline.idle import Idle, IdlePasses
 from graphopt.pipeline.instrument import Instrument, PassEvent
 from graphopt.pipeline.opaque import Toolbox, components_of, layers_of, run_surgeon, run_tool
 from graphopt.pipeline.pictures import record_regions
@@ -83,23 +84,6 @@ class Outcome:
     failure: Failure | None = None
     dropped: list[Failure] = field(default_factory=list[Failure])
     refused: tuple[Site, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Idle:
-    """A pass that found nothing to do, and what it said of that.
-
-    Attributes:
-        version: Which state of the model it looked at.
-        instance: The pass instance.
-        entry: What was noted of it.
-        declined: The places that it declined, which are still there while the model is the same.
-    """
-
-    version: int
-    instance: str
-    entry: PassEntry
-    declined: Callable[[], Iterable[DeclinedPlace]]
 
 
 @dataclass(slots=True)
@@ -236,19 +220,6 @@ def _mark_dropped(outcome: Outcome, dropped: list[Failure]) -> None:
                 entry.check = failure.check
 
 
-_SAID = ("rewrites", "declined", "declined_at", "components", "notes", "portability")
-"""What a pass that is not run again says as it did the last time."""
-
-
-def _like(step: Pass, disabled: frozenset[str]) -> tuple[type[Pass], str]:
-    return type(step), f"{step.options()!r} {sorted(disabled)!r}"
-
-
-def _called(found: _Idle, entry: PassEntry) -> str:
-    last = found.entry
-    return f"round {last.round}" if found.instance == entry.instance else f"'{found.instance}'"
-
-
 class _Attempt:
     """One walk through the pipeline, up to its end or the first failure."""
 
@@ -260,7 +231,7 @@ class _Attempt:
         self._declined: Callable[[], Iterable[DeclinedPlace]] = tuple
         self._nodes = source.node_count()
         self._version = 0
-        self._idle: dict[tuple[type[Pass], str], _Idle] = {}
+        self._idle = IdlePasses()
         self.seen: list[_Seen] = []
         self.book = SiteBook(gate)
         self.outcome = Outcome(source)
@@ -380,17 +351,18 @@ class _Attempt:
 
     def _apply(self, step: Pass, instance: str, entry: PassEntry) -> tuple[Sequence[Change], bool]:
         self._declined = tuple
-        model = self.outcome.model
         if isinstance(step, RewritePass):
             return self._apply_rewrites(step, instance, entry)
         if isinstance(step, SurgeonPass):
             disabled = frozenset[str]()
-            done = run_surgeon(step, model)
+            done = run_surgeon(step, self.outcome.model)
         elif isinstance(step, OpaquePass):
-            disabled = self._gate.disabled(instance, lambda: self._manager.components(step, model))
+            disabled = self._gate.disabled(
+                instance, lambda: self._manager.components(step, self.outcome.model)
+            )
             if self._is_idle(step, entry, disabled):
                 return (), False
-            done = run_tool(step, model, disabled, self._manager.tools, self.outcome.steps)
+            done = run_tool(step, self.outcome.model, disabled, self._manager.tools, self.outcome.steps)
         else:
             raise PassError(f"Pass '{instance}' is of no kind that the engine can run.")
         entry.components = list(done.report.components)
@@ -398,7 +370,8 @@ class _Attempt:
         entry.portability = done.report.portability
         entry.cached = done.cached
         entry.not_run = done.not_run
-        diff, regions = regional_diff(model.ir, done.model.ir) if done.model is not model else (Diff(), [])
+        changed = done.model is not self.outcome.model
+        diff, regions = regional_diff(self.outcome.model.ir, done.model.ir) if changed else (Diff(), [])
         if not diff and not diff.renamed:
             if isinstance(step, OpaquePass):
                 self._manager.tools.note_unchanged(done)
@@ -406,8 +379,7 @@ class _Attempt:
             return (), False
         record_diff(entry, diff)
         record_regions(entry, regions)
-        large = model.initializer_bytes() > _LARGE
-        del model
+        large = self.outcome.model.initializer_bytes() > _LARGE
         self.outcome.model = done.model
         self._space = None
         if large:
@@ -417,20 +389,14 @@ class _Attempt:
         return (), True
 
     def _is_idle(self, step: Pass, entry: PassEntry, disabled: frozenset[str] = frozenset()) -> bool:
-        """Whether this very model has been found by an equal pass to leave nothing to do; says so if it has."""
-        found = self._idle.get(_like(step, disabled))
-        if found is None or found.version != self._version:
+        found = self._idle.recall(step, disabled, self._version, entry)
+        if found is None:
             return False
         self._declined = found.declined
-        for name in _SAID:
-            setattr(entry, name, getattr(found.entry, name))
-        entry.not_run = found.entry.not_run or (
-            f"nothing has changed since {_called(found, entry)}, which found nothing to do"
-        )
         return True
 
     def _note_idle(self, step: Pass, entry: PassEntry, disabled: frozenset[str] = frozenset()) -> None:
-        self._idle[_like(step, disabled)] = _Idle(self._version, entry.instance, entry, self._declined)
+        self._idle.note(step, disabled, Idle(self._version, entry, self._declined))
 
     def _apply_rewrites(
         self, step: RewritePass[Any], instance: str, entry: PassEntry

@@ -125,9 +125,7 @@ def run_tool(
         PassError: The pass raised, or lost something of the signature.
         ToolFailed: Its process crashed, hung or ran out of memory.
     """
-    weights = model.initializer_bytes()
-    if step.largest is not None and weights > step.largest:
-        why = f"the model has {_size(weights)} of weights, and it can take no more than {_size(step.largest)}"
+    if why := _too_large(step, model, tools):
         return ToolRun(model, ToolReport(), (), not_run=why)
     feeds = _feeds_for(step, model, tools, earlier)
     key = ""
@@ -140,9 +138,22 @@ def run_tool(
             folder, report = _transform_here(step, model, disabled, feeds, Path(scratch))
             cached = False
         else:
-            folder, report, cached = _transform_cached(step, model, disabled, feeds, tools, Path(scratch), key)
+            folder, report, cached = _transform_cached(
+                step, model, disabled, feeds, tools, Path(scratch), key
+            )
         restored, notes = restore(model, folder / _MODEL, signature=not step.signature.changes)
     return ToolRun(restored, report, notes, cached, key=key)
+
+
+def _too_large(step: OpaquePass, model: Model, tools: Toolbox) -> str:
+    """Why a tool cannot take a model; empty where it may."""
+    weights = model.initializer_bytes()
+    if step.largest is not None and weights > step.largest:
+        return f"the model has {_size(weights)} of weights, and it takes no more than {_size(step.largest)}"
+    memory = workers.memory_limit(tools.memory)
+    if step.isolated and step.holds_weights and weights > memory:
+        return f"the model has {_size(weights)} of weights, more than the {_size(memory)} that it may use"
+    return ""
 
 
 def _unchanged(key: str) -> str:
@@ -154,7 +165,7 @@ def _report(folder: Path) -> ToolReport:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count} bytes"
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count:,} bytes"
 
 
 def _feeds_for(step: OpaquePass, model: Model, tools: Toolbox, earlier: Sequence[Pass]) -> Calibration | None:
