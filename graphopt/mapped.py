@@ -65,6 +65,12 @@ class MappedFile:
             )
         return memoryview(self._content)[begin:end]
 
+    def release(self, begin: int, end: int) -> None:
+        """Take a part out of this process's memory; whoever looks at it again gets it from the file again."""
+        first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+        if first < last:
+            self._content.madvise(mmap.MADV_DONTNEED, first, last - first)
+
     def _now(self) -> tuple[int, int]:
         # Of the file that was opened: another one in its place does no harm.
         state = os.fstat(self._stream.fileno())
@@ -101,11 +107,18 @@ class MappedTensor(ir.LazyTensor):
         """The bytes in the file itself, not copied."""
         return self._file.view(self._begin, self._begin + self.nbytes)
 
+    def release(self) -> None:
+        """Note that the content is not needed soon."""
+        self._file.release(self._begin, self._begin + self.nbytes)
+
     def _read(self) -> ir.TensorProtocol:
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
         array = np.frombuffer(self.content, dtype).reshape(self.shape.numpy())
-        # Kernels may rely on the alignment, and a file does not care for it.
-        return ir.Tensor(array if array.flags.aligned else array.copy(), dtype=self.dtype, name=self.name)
+        if not array.flags.aligned:
+            # Kernels may rely on the alignment, and a file does not care for it.
+            array = array.copy()
+            self.release()
+        return ir.Tensor(array, dtype=self.dtype, name=self.name)
 
     def renamed(self) -> MappedTensor:
         """A tensor with a name of its own and the same content."""
@@ -194,21 +207,27 @@ def fill(content: bytes, tensors: Tensors) -> Iterator[Buffer]:
         yield content
         return
     data = memoryview(content)
-    graph: list[Buffer] = []
     for number, start, begin, end in fields(data, 0, len(data)):
         if number != GRAPH:
             yield data[start:end]
             continue
         graph = list(_filled(data, begin, end, tensors))
-        yield header(GRAPH, sum(len(piece) for piece in graph))
-        yield from graph
+        yield header(GRAPH, sum(len(piece) for piece, _ in graph))
+        for piece, tensor in graph:
+            yield piece
+            if tensor is not None:
+                # It is written: else all weights would be in memory in the end.
+                tensor.release()
 
 
-def _filled(data: memoryview, begin: int, end: int, tensors: Tensors) -> Iterator[Buffer]:
+def _filled(
+    data: memoryview, begin: int, end: int, tensors: Tensors
+) -> Iterator[tuple[Buffer, MappedTensor | None]]:
+    """The pieces of a graph; those that are the content of a tensor with it."""
     for number, start, inner, stop in fields(data, begin, end):
         tensor = tensors.get(_name(data, inner, stop)) if number == _INITIALIZER else None
         if tensor is None:
-            yield data[start:stop]
+            yield data[start:stop], None
             continue
         front: list[Buffer] = []
         back: list[Buffer] = []
@@ -219,8 +238,8 @@ def _filled(data: memoryview, begin: int, end: int, tensors: Tensors) -> Iterato
             back.append(_IN_MESSAGE)
         raw = tensor.content
         whole = [*front, header(_RAW, len(raw)), raw, *back]
-        yield header(_INITIALIZER, sum(len(piece) for piece in whole))
-        yield from whole
+        yield header(_INITIALIZER, sum(len(piece) for piece in whole)), None
+        yield from ((piece, tensor if piece is raw else None) for piece in whole)
 
 
 def _name(data: memoryview, begin: int, end: int) -> str:

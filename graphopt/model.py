@@ -297,6 +297,7 @@ class Model:
                 # Apart from the message, which could not be written with more than 2 GB of them.
                 if mapped.is_mark(tensor):
                     digest.update(weights[name].content)
+                    weights[name].release()
                     mapped.unmark(tensor, weights[name])
                 elif tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
                     digest.update(tensor.raw_data)
