@@ -32,6 +32,7 @@ _SMALLEST_TENSOR = 64 << 10
 _INITIALIZER = 5
 _DIMS, _TYPE, _NAME, _RAW, _DOC = 1, 2, 8, 9, 12
 _EXTERNAL_DATA, _LOCATION = 13, 14
+_IN_MESSAGE = bytes((_LOCATION << 3, onnx.TensorProto.DEFAULT))
 _PLAIN = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8,
      ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32, ir.DataType.UINT32,
@@ -64,6 +65,12 @@ class MappedFile:
             )
         return memoryview(self._content)[begin:end]
 
+    def release(self, begin: int, end: int) -> None:
+        """Take a part out of this process's memory; whoever looks at it again gets it from the file again."""
+        first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+        if first < last:
+            self._content.madvise(mmap.MADV_DONTNEED, first, last - first)
+
     def _now(self) -> tuple[int, int]:
         # Of the file that was opened: another one in its place does no harm.
         state = os.fstat(self._stream.fileno())
@@ -71,7 +78,11 @@ class MappedFile:
 
 
 class MappedTensor(ir.LazyTensor):
-    """A tensor whose content lies in a mapped file, at any alignment, in little-endian order."""
+    """A tensor whose content lies in a mapped file, at any alignment, in little-endian order.
+
+    Attributes:
+        says_where: Whether its message says in so many words that the content lies in it.
+    """
 
     def __init__(
         self,
@@ -81,28 +92,44 @@ class MappedTensor(ir.LazyTensor):
         shape: Sequence[int],
         name: str,
         doc_string: str | None = None,
+        *,
+        says_where: bool = False,
     ) -> None:
         super().__init__(
             self._read, dtype, ir.Shape(shape, frozen=True), name=name, doc_string=doc_string, cache=False
         )
         self._file = file
         self._begin = begin
+        self.says_where = says_where
 
     @property
     def content(self) -> memoryview:
         """The bytes in the file itself, not copied."""
         return self._file.view(self._begin, self._begin + self.nbytes)
 
+    def release(self) -> None:
+        """Note that the content is not needed soon."""
+        self._file.release(self._begin, self._begin + self.nbytes)
+
     def _read(self) -> ir.TensorProtocol:
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
         array = np.frombuffer(self.content, dtype).reshape(self.shape.numpy())
-        # Kernels may rely on the alignment, and a file does not care for it.
-        return ir.Tensor(array if array.flags.aligned else array.copy(), dtype=self.dtype, name=self.name)
+        if not array.flags.aligned:
+            # Kernels may rely on the alignment, and a file does not care for it.
+            array = array.copy()
+            self.release()
+        return ir.Tensor(array, dtype=self.dtype, name=self.name)
 
     def renamed(self) -> MappedTensor:
         """A tensor with a name of its own and the same content."""
         return MappedTensor(
-            self._file, self._begin, self.dtype, self.shape.numpy(), self.name or "", self.doc_string
+            self._file,
+            self._begin,
+            self.dtype,
+            self.shape.numpy(),
+            self.name or "",
+            self.doc_string,
+            says_where=self.says_where,
         )
 
     def __repr__(self) -> str:
@@ -158,10 +185,12 @@ def is_mark(tensor: onnx.TensorProto) -> bool:
     return any(entry.key == "location" and entry.value == MARK for entry in tensor.external_data)
 
 
-def unmark(tensor: onnx.TensorProto) -> None:
-    """Make a mark a tensor without content."""
-    tensor.ClearField("data_location")
-    tensor.ClearField("external_data")
+def unmark(mark: onnx.TensorProto, tensor: MappedTensor) -> None:
+    """Make the mark of a tensor that tensor without its content."""
+    mark.ClearField("data_location")
+    mark.ClearField("external_data")
+    if tensor.says_where:
+        mark.data_location = onnx.TensorProto.DEFAULT
 
 
 def give(model: ir.Model, tensors: Tensors) -> None:
@@ -178,31 +207,39 @@ def fill(content: bytes, tensors: Tensors) -> Iterator[Buffer]:
         yield content
         return
     data = memoryview(content)
-    graph: list[Buffer] = []
     for number, start, begin, end in fields(data, 0, len(data)):
         if number != GRAPH:
             yield data[start:end]
             continue
         graph = list(_filled(data, begin, end, tensors))
-        yield header(GRAPH, sum(len(piece) for piece in graph))
-        yield from graph
+        yield header(GRAPH, sum(len(piece) for piece, _ in graph))
+        for piece, tensor in graph:
+            yield piece
+            if tensor is not None:
+                # It is written: else all weights would be in memory in the end.
+                tensor.release()
 
 
-def _filled(data: memoryview, begin: int, end: int, tensors: Tensors) -> Iterator[Buffer]:
+def _filled(
+    data: memoryview, begin: int, end: int, tensors: Tensors
+) -> Iterator[tuple[Buffer, MappedTensor | None]]:
+    """The pieces of a graph; those that are the content of a tensor with it."""
     for number, start, inner, stop in fields(data, begin, end):
         tensor = tensors.get(_name(data, inner, stop)) if number == _INITIALIZER else None
         if tensor is None:
-            yield data[start:stop]
+            yield data[start:stop], None
             continue
         front: list[Buffer] = []
         back: list[Buffer] = []
         for field, first, _, last in fields(data, inner, stop):
             if field not in (_EXTERNAL_DATA, _LOCATION):
                 (front if field < _RAW else back).append(data[first:last])
+        if tensor.says_where:
+            back.append(_IN_MESSAGE)
         raw = tensor.content
         whole = [*front, header(_RAW, len(raw)), raw, *back]
-        yield header(_INITIALIZER, sum(len(piece) for piece in whole))
-        yield from whole
+        yield header(_INITIALIZER, sum(len(piece) for piece in whole)), None
+        yield from ((piece, tensor if piece is raw else None) for piece in whole)
 
 
 def _name(data: memoryview, begin: int, end: int) -> str:
@@ -247,6 +284,7 @@ def _tensor(data: memoryview, begin: int, end: int, file: MappedFile) -> MappedT
     dims: list[int] = []
     kind = raw = size = 0
     name = doc = ""
+    says_where = False
     for number, _, inner, stop in fields(data, begin, end):
         if number == _DIMS:
             while inner < stop:
@@ -260,6 +298,8 @@ def _tensor(data: memoryview, begin: int, end: int, file: MappedFile) -> MappedT
             name = str(data[inner:stop], "utf-8")
         elif number == _DOC:
             doc = str(data[inner:stop], "utf-8")
+        elif number == _LOCATION and varint(data, inner, stop)[0] == onnx.TensorProto.DEFAULT:
+            says_where = True  # as onnx does, of what it has read from another file
         else:
             return None
     if size < _SMALLEST_TENSOR or kind not in _PLAIN or not name:
@@ -267,7 +307,7 @@ def _tensor(data: memoryview, begin: int, end: int, file: MappedFile) -> MappedT
     dtype = ir.DataType(kind)
     if math.prod(dims) * dtype.itemsize != size:
         return None
-    return MappedTensor(file, raw, dtype, dims, name, doc or None)
+    return MappedTensor(file, raw, dtype, dims, name, doc or None, says_where=says_where)
 
 
 def _mark(tensor: MappedTensor) -> bytes:

@@ -265,7 +265,7 @@ class Model:
                 if attr.is_ref():
                     continue
                 if attr.type == ir.AttributeType.TENSOR:
-                    yield f"{key}.{attr.name}", attr.as_tensor()
+                    yield f"{key}.{attr.name}", attr.value
                 elif attr.type == ir.AttributeType.TENSORS:
                     for tensor in attr.as_tensors():
                         yield f"{key}.{attr.name}", tensor
@@ -297,7 +297,8 @@ class Model:
                 # Apart from the message, which could not be written with more than 2 GB of them.
                 if mapped.is_mark(tensor):
                     digest.update(weights[name].content)
-                    mapped.unmark(tensor)
+                    weights[name].release()
+                    mapped.unmark(tensor, weights[name])
                 elif tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
                     digest.update(tensor.raw_data)
                     tensor.ClearField("raw_data")

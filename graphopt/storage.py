@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ import onnx
 
 from graphopt import mapped, wire
 from graphopt.errors import BadInput
+
+_SMALL_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,7 @@ def _write_message(pieces: Iterable[mapped.Buffer], path: Path, durable: bool) -
     digest = hashlib.sha256()
     size = 0
     with path.open("wb") as target, ThreadPoolExecutor(1) as beside:
-        for piece in pieces:
+        for piece in _joined(pieces):
             beside.submit(digest.update, piece)
             target.write(piece)
             size += len(piece)
@@ -212,6 +214,23 @@ def _write_message(pieces: Iterable[mapped.Buffer], path: Path, durable: bool) -
             target.flush()
             os.fsync(target.fileno())
     return size, digest.hexdigest()
+
+
+def _joined(pieces: Iterable[mapped.Buffer]) -> Iterator[mapped.Buffer]:
+    """The same bytes in fewer pieces: small ones, of which a message has thousands, become one."""
+    small = bytearray()
+    for piece in pieces:
+        if len(piece) < _SMALL_PIECE:
+            small += piece
+            if len(small) < _SMALL_PIECE:
+                continue
+        if small:
+            yield bytes(small)
+            small = bytearray()
+        if len(piece) >= _SMALL_PIECE:
+            yield piece
+    if small:
+        yield bytes(small)
 
 
 def save_atomically(parts: Iterable[Any], target: Path, kept: Collection[Path]) -> SavedFile:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -97,6 +98,34 @@ def test_contents_and_digests_are_those_of_a_model_in_memory(path: Path) -> None
     assert model.digest() == plain.digest()
     assert model.proto() == plain.proto()
     assert _mapped_names(model) == {"w", "odd", "double", "number"}  # and the model is as it was
+
+
+def test_a_weight_that_says_that_it_lies_in_the_model_stays_in_the_file(path: Path, tmp_path: Path) -> None:
+    proto = onnx.load(path)
+    for tensor in proto.graph.initializer:
+        tensor.data_location = TensorProto.DEFAULT  # as onnx does, of what it read from another file
+    onnx.save(proto, tmp_path / "said.onnx")
+    model = Model.load(tmp_path / "said.onnx")
+    assert _mapped_names(model) == {"w", "odd", "double", "number"}
+    assert model.digest() == Model.from_proto(proto).digest()
+    model.clone().save(tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "said.onnx").read_bytes()
+
+
+def test_what_is_written_leaves_the_memory(tmp_path: Path) -> None:
+    weights = [numpy_helper.from_array(np.full((1 << 20,), i, np.float32), f"w{i}") for i in range(16)]
+    onnx.save(_source([*_weights(), *weights]), tmp_path / "large.onnx")
+    model = Model.load(tmp_path / "large.onnx")
+    held = psutil.Process().memory_info
+    before = held().shared
+    peak: list[int] = []
+    for piece in next(model._parts(tmp_path / "none")):  # pyright: ignore[reportPrivateUsage]
+        sum(piece[::4096])
+        peak.append(held().shared - before)
+    assert max(peak) < 12 << 20  # of 64 MiB
+    value = model.ir.graph.initializers["w3"].const_value
+    assert value is not None
+    assert (value.numpy() == 3).all()
 
 
 def test_a_clone_is_independent(path: Path, tmp_path: Path) -> None:

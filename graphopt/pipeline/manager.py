@@ -15,12 +15,13 @@ from typing import Any, Literal, Protocol
 from graphopt.errors import NotConverged, PassError, PipelineError, ToolFailed
 from graphopt.model import Model
 from graphopt.pipeline.entries import net_nodes, record_changes, record_declined, record_diff
+from graphopt.pipeline.idle import Idle, IdlePasses
 from graphopt.pipeline.instrument import Instrument, PassEvent
 from graphopt.pipeline.opaque import Toolbox, components_of, layers_of, run_surgeon, run_tool
 from graphopt.pipeline.pictures import record_regions
 from graphopt.pipeline.spec import Fixpoint, Pipeline, Step
 from graphopt.record.data import CheckEntry, PassEntry, Status
-from graphopt.rewrite.changes import Change, DeclinedPlace
+from graphopt.rewrite.changes import Change, DeclinedPlace, Diff
 from graphopt.rewrite.diff import regional_diff
 from graphopt.rewrite.driver import Driver, SiteBook
 from graphopt.rewrite.gate import IDENTITY, Gate, Site, SiteKey
@@ -229,6 +230,8 @@ class _Attempt:
         self._space: Workspace | None = None
         self._declined: Callable[[], Iterable[DeclinedPlace]] = tuple
         self._nodes = source.node_count()
+        self._version = 0
+        self._idle = IdlePasses()
         self.seen: list[_Seen] = []
         self.book = SiteBook(gate)
         self.outcome = Outcome(source)
@@ -295,6 +298,7 @@ class _Attempt:
         if changed:
             entry.status = "changed"
             self._nodes = entry.nodes_after
+            self._version += 1
         self.outcome.changes.setdefault(instance, []).extend(changes)
         if replayed is not None:
             entry = replayed.entry
@@ -350,19 +354,28 @@ class _Attempt:
         if isinstance(step, RewritePass):
             return self._apply_rewrites(step, instance, entry)
         if isinstance(step, SurgeonPass):
+            disabled = frozenset[str]()
             done = run_surgeon(step, self.outcome.model)
         elif isinstance(step, OpaquePass):
-            model = self.outcome.model
-            disabled = self._gate.disabled(instance, lambda: self._manager.components(step, model))
-            done = run_tool(step, model, disabled, self._manager.tools, self.outcome.steps)
+            disabled = self._gate.disabled(
+                instance, lambda: self._manager.components(step, self.outcome.model)
+            )
+            if self._is_idle(step, entry, disabled):
+                return (), False
+            done = run_tool(step, self.outcome.model, disabled, self._manager.tools, self.outcome.steps)
         else:
             raise PassError(f"Pass '{instance}' is of no kind that the engine can run.")
-        diff, regions = regional_diff(self.outcome.model.ir, done.model.ir)
         entry.components = list(done.report.components)
         entry.notes = [*done.report.notes, *done.notes]
         entry.portability = done.report.portability
         entry.cached = done.cached
+        entry.not_run = done.not_run
+        changed = done.model is not self.outcome.model
+        diff, regions = regional_diff(self.outcome.model.ir, done.model.ir) if changed else (Diff(), [])
         if not diff and not diff.renamed:
+            if isinstance(step, OpaquePass):
+                self._manager.tools.note_unchanged(done)
+                self._note_idle(step, entry, disabled)
             return (), False
         record_diff(entry, diff)
         record_regions(entry, regions)
@@ -375,9 +388,21 @@ class _Attempt:
         entry.nodes_after = done.model.node_count()
         return (), True
 
+    def _is_idle(self, step: Pass, entry: PassEntry, disabled: frozenset[str] = frozenset()) -> bool:
+        found = self._idle.recall(step, disabled, self._version, entry)
+        if found is None:
+            return False
+        self._declined = found.declined
+        return True
+
+    def _note_idle(self, step: Pass, entry: PassEntry, disabled: frozenset[str] = frozenset()) -> None:
+        self._idle.note(step, disabled, Idle(self._version, entry, self._declined))
+
     def _apply_rewrites(
         self, step: RewritePass[Any], instance: str, entry: PassEntry
     ) -> tuple[Sequence[Change], bool]:
+        if self._is_idle(step, entry):
+            return (), False
         if self._space is None:
             self._space = Workspace(self.outcome.model.ir)
         driver = Driver(step, instance, self._space, self.book)
@@ -395,4 +420,7 @@ class _Attempt:
         if done.changes:
             record_changes(entry, done.changes)
             entry.nodes_after = entry.nodes_before + net_nodes(done.changes)
+        elif not driver.refused:
+            # What the gate kept from one instance of a pass it may allow to another.
+            self._note_idle(step, entry)
         return done.changes, bool(done.changes)

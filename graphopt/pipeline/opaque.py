@@ -32,6 +32,7 @@ from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass, ToolReport
 _MODEL = "model.onnx"
 _REPORT = "report.json"
 _LAST_WORDS = 16_384
+_LAST_TIME = "it left this very model unchanged last time"
 _STATUS = {"crashed": "crashed", "out of memory": "crashed", "timed out": "timed out"}
 
 
@@ -56,22 +57,35 @@ class Toolbox:
     setup: tuple[tuple[str, str], ...] = ()
     feeds: Callable[[Sequence[Pass]], Calibration] | None = None
 
+    def note_unchanged(self, done: ToolRun) -> None:
+        """Note that a tool left its model as it was, so that it is not run on that model again."""
+        if self.cache is None or not done.key or done.not_run:
+            return
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
+            said = msgspec.json.encode(replace(done.report, notes=(*done.report.notes, *done.notes)))
+            (Path(scratch) / _REPORT).write_bytes(said)
+            self.cache.put(_unchanged(done.key), Path(scratch))
+
 
 @dataclass(frozen=True, slots=True)
 class ToolRun:
     """What a tool made of a model.
 
     Attributes:
-        model: The changed model, restored.
+        model: The changed model, restored; the one that the tool was given itself where it was not run.
         report: What the tool said of its run.
         notes: What was restored or removed, as sentences.
         cached: Whether the result came from the cache.
+        not_run: Why the tool was not run; empty where it was, or its result came from the cache.
+        key: What the result goes by in the cache; empty where it is not kept.
     """
 
     model: Model
     report: ToolReport
     notes: tuple[str, ...]
     cached: bool = False
+    not_run: str = ""
+    key: str = ""
 
 
 def run_surgeon(step: SurgeonPass, model: Model) -> ToolRun:
@@ -111,15 +125,47 @@ def run_tool(
         PassError: The pass raised, or lost something of the signature.
         ToolFailed: Its process crashed, hung or ran out of memory.
     """
+    if why := _too_large(step, model, tools):
+        return ToolRun(model, ToolReport(), (), not_run=why)
     feeds = _feeds_for(step, model, tools, earlier)
+    key = ""
+    if step.isolated and tools.cache is not None:
+        key = cache_key(step, model, disabled, "" if feeds is None else feeds.digest)
+        if (hit := tools.cache.get(_unchanged(key))) is not None:
+            return ToolRun(model, _report(hit), (), cached=True, not_run=_LAST_TIME)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
         if not step.isolated:
             folder, report = _transform_here(step, model, disabled, feeds, Path(scratch))
             cached = False
         else:
-            folder, report, cached = _transform_cached(step, model, disabled, feeds, tools, Path(scratch))
+            folder, report, cached = _transform_cached(
+                step, model, disabled, feeds, tools, Path(scratch), key
+            )
         restored, notes = restore(model, folder / _MODEL, signature=not step.signature.changes)
-    return ToolRun(restored, report, notes, cached)
+    return ToolRun(restored, report, notes, cached, key=key)
+
+
+def _too_large(step: OpaquePass, model: Model, tools: Toolbox) -> str:
+    """Why a tool cannot take a model; empty where it may."""
+    weights = model.initializer_bytes()
+    if step.largest is not None and weights > step.largest:
+        return f"the model has {_size(weights)} of weights, and it takes no more than {_size(step.largest)}"
+    memory = workers.memory_limit(tools.memory)
+    if step.isolated and step.holds_weights and weights > memory:
+        return f"the model has {_size(weights)} of weights, more than the {_size(memory)} that it may use"
+    return ""
+
+
+def _unchanged(key: str) -> str:
+    return f"{key}-unchanged"
+
+
+def _report(folder: Path) -> ToolReport:
+    return msgspec.json.decode((folder / _REPORT).read_bytes(), type=ToolReport)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count:,} bytes"
 
 
 def _feeds_for(step: OpaquePass, model: Model, tools: Toolbox, earlier: Sequence[Pass]) -> Calibration | None:
@@ -175,10 +221,10 @@ def _transform_cached(
     feeds: Calibration | None,
     tools: Toolbox,
     scratch: Path,
+    key: str,
 ) -> tuple[Path, ToolReport, bool]:
-    key = cache_key(step, model, disabled, "" if feeds is None else feeds.digest)
     if tools.cache is not None and (hit := tools.cache.get(key)) is not None:
-        return hit, msgspec.json.decode((hit / _REPORT).read_bytes(), type=ToolReport), True
+        return hit, _report(hit), True
     source, target = _folders(scratch)
     model.write(source / _MODEL)
     reply = tools.worker().call(

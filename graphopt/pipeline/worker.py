@@ -58,6 +58,11 @@ class Reply:
     seconds: float = 0.0
 
 
+def memory_limit(asked: int | None) -> int:
+    """The resident bytes that a process may use: what was asked for, else 80 % of the machine's."""
+    return asked or int(psutil.virtual_memory().total * _MEMORY_SHARE)
+
+
 class Worker:
     """One process for foreign code. Safe to use from several threads; calls run one at a time."""
 
@@ -106,7 +111,7 @@ class Worker:
             ended: tuple[Status, str] | None
             try:
                 self._connection.send_bytes(message)
-                ended = self._wait(timeout, memory or int(psutil.virtual_memory().total * _MEMORY_SHARE))
+                ended = self._wait(timeout, memory_limit(memory))
                 content = None if ended else self._connection.recv_bytes()
             except (EOFError, OSError):
                 ended = ("crashed", self._epitaph())

@@ -408,6 +408,8 @@ class PassEntry(msgspec.Struct):
         rewrites: The number of rewrites; None for a pass that changes the whole model at once.
         declined: How many places it declined, by reason.
         declined_at: The first 200 of these places; all of them for a pass that ``--why-not`` asks about.
+        not_run: Why the pass was not run, as it could have changed nothing or cannot take the model; empty
+            where it was run, or left out because that was asked for.
     """
 
     name: str
@@ -431,6 +433,7 @@ class PassEntry(msgspec.Struct):
     check: CheckEntry | None = None
     error: str | None = None
     regions: list[RegionEntry] = []
+    not_run: str = ""
 
 
 class Source(msgspec.Struct):

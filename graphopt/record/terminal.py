@@ -148,7 +148,7 @@ def _row(entry: PassEntry) -> tuple[str | Text, ...]:
         label += f" (round {entry.round})"
     nodes = f"{entry.nodes_before} > {entry.nodes_after}"
     rewrites = "opaque" if entry.rewrites is None else str(entry.rewrites)
-    time = "cached" if entry.cached else f"{entry.seconds:.2f}s"
+    time = "not run" if entry.not_run else "cached" if entry.cached else f"{entry.seconds:.2f}s"
     check = entry.check
     state = check.verdict if entry.status in ("changed", "broken") and check is not None else entry.status
     if entry.status == "changed" and check is None:
@@ -191,6 +191,9 @@ def _notes(record: Record) -> Iterable[Text]:
     for entry in record.passes:
         if entry.error:
             yield Text(f"  {entry.instance}: {entry.error}", style="yellow")
+        # Of a tool only: own passes that have nothing more to do are as good as run.
+        if entry.not_run and entry.rewrites is None:
+            yield Text(f"  {entry.instance}: not run: {entry.not_run}", style="dim")
         # Why a tool's result was not taken, or is not to be shipped; all else stays in the record.
         yield from (
             Text(f"  {entry.instance}: {note}", style="yellow" if entry.status == "changed" else "dim")

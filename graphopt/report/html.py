@@ -143,10 +143,14 @@ def _detail(index: int, entry: PassEntry) -> dict[str, Any]:
         "changes": bool(entry.sites or entry.regions or entry.declined_at or entry.nodes != NodeChanges()),
         "outputs": outputs[:_MOST_OUTPUTS],
         "more_outputs": max(0, len(outputs) - _MOST_OUTPUTS),
-        "notes": [_short(note) for note in entry.notes[:_MOST_NOTES]],
+        "notes": [_short(note) for note in (*_not_run(entry), *entry.notes[:_MOST_NOTES])],
         "idle": entry.status in ("unchanged", "skipped")
         and not (entry.declined or entry.notes or entry.error),
     }
+
+
+def _not_run(entry: PassEntry) -> tuple[str, ...]:
+    return (f"not run: {entry.not_run}",) if entry.not_run else ()
 
 
 def _wrong(record: Record) -> list[SiteEntry]:

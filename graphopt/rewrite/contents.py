@@ -66,7 +66,7 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
     for attr in node.attributes.values():
         if attr.is_ref() or attr.type == ir.AttributeType.SPARSE_TENSOR:
             return None
-        return attr.as_tensor() if attr.type == ir.AttributeType.TENSOR else ir.tensor(_plain(attr))
+        return attr.value if attr.type == ir.AttributeType.TENSOR else ir.tensor(_plain(attr))
     return None
 
 

@@ -92,7 +92,11 @@ class _Worklist:
 
 
 class Driver:
-    """Runs one pass over one workspace."""
+    """Runs one pass over one workspace.
+
+    Attributes:
+        refused: How often the gate refused a site.
+    """
 
     def __init__(self, step: RewritePass[Any], instance: str, space: Workspace, book: SiteBook) -> None:
         self._step = step
@@ -104,6 +108,7 @@ class Driver:
         self._changes: list[Change] = []
         self._declined: dict[ir.Node | ir.Value, str] = {}
         self._worklist = _Worklist()
+        self.refused = 0
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -117,13 +122,16 @@ class Driver:
             PassError: The pass raised, or broke a rule of the `Rewriter`; names pass and site.
             NotConverged: More rewrites than any pass that ends could need.
         """
-        total = 0
-        if self._roots is None or not self._roots.isdisjoint(self._space.operators):
-            for node in self._space.nodes():
-                total += 1
-                if self._is_root(node):
-                    self._worklist.push(node)
-        cap = _REWRITES_PER_ROOT + _REWRITES_PER_NODE * total
+        try:
+            return self._run()
+        finally:
+            self._space.close_nodes()
+
+    def _run(self) -> Rewritten:
+        for node in self._space.nodes_of(self._roots):
+            if not self._functions or node.op_identifier() not in self._functions:
+                self._worklist.push(node)
+        cap = _REWRITES_PER_ROOT + _REWRITES_PER_NODE * self._space.size()
         self._drain(cap)
         self._visit_initializers()
         if self._changes:
@@ -205,6 +213,7 @@ class Driver:
         root = self._root(place)
         site = self._book.site(self._instance, scope, root, place.name or "", _operator(place))
         if not self._book.admit(site):
+            self.refused += 1
             return
         if site.key.count >= _REWRITES_PER_ROOT:
             raise self._not_converged(site.key.count, site)

@@ -84,7 +84,7 @@ def _constant_attribute(node: ir.Node) -> ir.TensorProtocol | None:
     if attr.is_ref():
         return None
     if attr.name == "value":
-        return attr.as_tensor()
+        return attr.value  # which ``as_tensor`` would test against a protocol, slowly
     if attr.name in ("value_float", "value_floats"):
         return ir.tensor(np.asarray(attr.value, dtype=np.float32))
     if attr.name in ("value_int", "value_ints"):

@@ -180,7 +180,7 @@ class Side:
         if attr.is_ref():
             value = ("reference", attr.ref_attr_name)
         elif kind == ir.AttributeType.TENSOR:
-            value = self._contents(attr.as_tensor())
+            value = self._contents(attr.value)
         elif kind == ir.AttributeType.TENSORS:
             value = tuple(self._contents(tensor) for tensor in attr.as_tensors())
         elif kind == ir.AttributeType.GRAPH:

@@ -10,14 +10,22 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+_WIDE = 64
+"""So many inputs are not copied for each change of one: they stay open until `close`."""
 
-def set_inputs(node: ir.Node, changed: Mapping[int, ir.Value | None]) -> None:
-    """Let the inputs of a node at these places be others."""
+
+def set_inputs(node: ir.Node, changed: Mapping[int, ir.Value | None]) -> bool:
+    """Let the inputs of a node at these places be others.
+
+    Returns:
+        Whether they are left open, as a list in place of a tuple: `close` must be called in the end.
+    """
     if node.device_configurations or len(node.inputs) <= 2:
         for index, value in changed.items():  # it also keeps how a value is spread over devices
             node.replace_input_with(index, value)
-        return
-    inputs = list(node.inputs)
+        return False
+    given = node.inputs
+    inputs = given if isinstance(given, list) else list(given)
     for index, value in changed.items():
         old = inputs[index]
         inputs[index] = value
@@ -25,12 +33,21 @@ def set_inputs(node: ir.Node, changed: Mapping[int, ir.Value | None]) -> None:
             old._remove_usage(node, index)  # pyright: ignore[reportPrivateUsage]
         if value is not None:
             value._add_usage(node, index)  # pyright: ignore[reportPrivateUsage]
-    node._inputs = tuple(inputs)  # pyright: ignore[reportPrivateUsage]
+    wide = len(inputs) > _WIDE
+    # As a list only: two tuples of 50,000 inputs for each of 50,000 changes are quadratic.
+    node._inputs = inputs if wide else tuple(inputs)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    return wide
+
+
+def close(node: ir.Node) -> None:
+    """Let the inputs of a node that were left open be a tuple again, as onnx-ir has them."""
+    node._inputs = tuple(node.inputs)  # pyright: ignore[reportPrivateUsage]
 
 
 def clear_inputs(node: ir.Node) -> None:
     """Let a node read nothing any more."""
-    set_inputs(node, dict.fromkeys(range(len(node.inputs))))
+    if set_inputs(node, dict.fromkeys(range(len(node.inputs)))):
+        close(node)
 
 
 def unlink(node: ir.Node) -> None:

@@ -203,12 +203,18 @@ class OpaquePass(Pass):
             the saved file is loaded.
         wants_feeds: Whether it measures the model on the feeds of the run: then `transform_with_feeds` is
             called in place of ``transform_file``.
+        largest: Bytes of weights above which its tool cannot take a model: it is not run on such a one, and
+            the record says so. None for no such limit.
+        holds_weights: Whether its tool holds all weights in memory: it is not run on a model with more of
+            them than the memory that its process may use, and the record says so.
     """
 
     isolated: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ()
     acts_at_load: ClassVar[bool] = False
     wants_feeds: ClassVar[bool] = False
+    largest: ClassVar[int | None] = None
+    holds_weights: ClassVar[bool] = False
 
     def components(self) -> frozenset[str]:
         """Every component that can be switched off in the installed version of the tool.

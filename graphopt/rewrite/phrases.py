@@ -47,7 +47,7 @@ def attribute_text(attr: ir.Attr | None) -> str:
         return "none"
     kinds = ir.AttributeType
     if attr.type == kinds.TENSOR:
-        return tensor_text(attr.as_tensor())
+        return tensor_text(attr.value)
     if attr.type in (kinds.GRAPH, kinds.GRAPHS):
         return "a graph" if attr.type == kinds.GRAPH else f"{len(attr.as_graphs())} graphs"
     if attr.type == kinds.FLOATS:

@@ -131,7 +131,7 @@ class Rewriter:
         self._space.approved = None
         self._scope.graph.insert_before(place, node)
         self._scope.forget_order()
-        self._space.operators.add((domain, op_type))
+        self._space.forget_nodes()
         self._added[node] = None
         for scope in self._space.adopt(node):
             self.touched.update(dict.fromkeys(scope.graph))
@@ -193,7 +193,8 @@ class Rewriter:
             self._moved.setdefault((user, index), old_name)
             users.setdefault(user, {})[index] = new
         for user, changed in users.items():
-            set_inputs(user, changed)
+            if set_inputs(user, changed):
+                self._space.opened[user] = None
             self.touched[user] = None
 
     def erase(self, node: ir.Node) -> None:

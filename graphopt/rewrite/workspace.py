@@ -5,16 +5,23 @@ Built once in linear time and kept true by the `Rewriter`. A pass reaches it thr
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import TypeAlias
 
 import onnx_ir as ir
 
 from graphopt.fidelity import trained_names
+from graphopt.rewrite.links import close
 from graphopt.rewrite.paths import held_by, held_graphs, root_name, subgraphs, walk
 
 _META = "graphopt.scope"
+
+Operator: TypeAlias = tuple[str, str]
+"""Domain and name."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,6 +82,31 @@ class Scope:
         self._outputs[new] = self._outputs.pop(old)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Roster:
+    """The nodes of all graphs by operator, each with its place in the order of all."""
+
+    everything: list[ir.Node]
+    places: dict[Operator, list[tuple[int, ir.Node]]]
+
+    @classmethod
+    def of(cls, nodes: Iterable[ir.Node]) -> _Roster:
+        everything = list(nodes)
+        places: dict[Operator, list[tuple[int, ir.Node]]] = {}
+        for place, node in enumerate(everything):
+            places.setdefault((node.domain, node.op_type), []).append((place, node))
+        return cls(everything, places)
+
+    def nodes(self, operators: Collection[Operator] | None) -> list[ir.Node]:
+        if operators is None:
+            found = self.everything
+        else:
+            some = [self.places[operator] for operator in operators if operator in self.places]
+            in_order = some[0] if len(some) == 1 else sorted(itertools.chain(*some), key=itemgetter(0))
+            found = [node for _, node in in_order]
+        return [node for node in found if node.graph is not None]
+
+
 @dataclass(eq=False)
 class Workspace:
     """The state that the engine keeps beside one `onnx_ir.Model`.
@@ -85,11 +117,11 @@ class Workspace:
         names: All names of values, over all scopes.
         doubles: For a name that more than one value bears, the graphs that define it, but for the
             first one: an inner graph comes after those around it.
-        operators: Every (domain, operator) that occurs, or did before a rewrite.
         answers: Whether a constant is this number throughout, as far as it was asked.
         pinned: How many subgraphs return a name without defining it: it refers to an outer value by
             name alone, so that value can be neither renamed nor removed. Training information does so, too.
         approved: The replacement that was last found possible, while nothing has changed since.
+        opened: The nodes of very many inputs that are open for changes, up to the end of the pass.
         roots: What nodes were called in keys before an output of theirs took another name.
     """
 
@@ -100,8 +132,9 @@ class Workspace:
     pinned: Counter[str] = field(default_factory=Counter[str])
     approved: tuple[ir.Value, ir.Value] | None = None
     roots: dict[ir.Node, str] = field(default_factory=dict[ir.Node, str])
-    operators: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     answers: dict[tuple[ir.Value, float], bool] = field(default_factory=dict[tuple[ir.Value, float], bool])
+    opened: dict[ir.Node, None] = field(default_factory=dict[ir.Node, None])
+    _roster: _Roster | None = None
 
     def __post_init__(self) -> None:
         functions = {function.graph: function for function in self.model.functions.values()}
@@ -128,7 +161,6 @@ class Workspace:
             if not value.is_graph_input():
                 self._name(value, graph)
         for node in graph:
-            self.operators.add((node.domain, node.op_type))
             for value in node.outputs:
                 self._name(value, graph)
         self.pinned.update(_returned_by_name(graph))
@@ -169,6 +201,29 @@ class Workspace:
         """All nodes, graph by graph."""
         for scope in self.scopes:
             yield from scope.graph
+
+    def nodes_of(self, operators: Collection[Operator] | None) -> list[ir.Node]:
+        """The nodes of some operators, all for None, in the order of `nodes`.
+
+        Found in one walk for all passes, up to the next insertion; a removal keeps the order.
+        """
+        if self._roster is None:
+            self._roster = _Roster.of(self.nodes())
+        return self._roster.nodes(operators)
+
+    def size(self) -> int:
+        """About how many nodes there are: those that were removed since an insertion count as well."""
+        return 0 if self._roster is None else len(self._roster.everything)
+
+    def forget_nodes(self) -> None:
+        """Note that a node was inserted."""
+        self._roster = None
+
+    def close_nodes(self) -> None:
+        """Let no inputs be open for changes any more."""
+        for node in self.opened:
+            close(node)
+        self.opened.clear()
 
     def is_pinned(self, value: ir.Value) -> bool:
         """Whether a subgraph may refer to ``value`` by name alone."""

@@ -143,7 +143,7 @@ def _same_attribute(a: ir.Attr, b: ir.Attr) -> bool:
     if a.is_ref():
         return True
     if a.type == ir.AttributeType.TENSOR:
-        return _same_tensor(a.as_tensor(), b.as_tensor())
+        return _same_tensor(a.value, b.value)
     if a.type in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS):
         return _bits(a.value) == _bits(b.value)
     simple = (ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.STRING, ir.AttributeType.STRINGS)

@@ -51,6 +51,7 @@ class OnnxOptimizer(OpaquePass):
     name = "onnxoptimizer"
     numerics = Numerics.REASSOCIATES
     packages = ("onnxoptimizer",)
+    holds_weights = True
 
     def components(self) -> frozenset[str]:
         return frozenset(_default_passes())

@@ -58,6 +58,7 @@ class OnnxScript(OpaquePass):
     name = "onnxscript"
     numerics = Numerics.REASSOCIATES
     packages = ("onnxscript", "onnx-ir", "onnx")
+    holds_weights = True
 
     def components(self) -> frozenset[str]:
         optimizer = _peers.load("onnxscript", "optimizer")

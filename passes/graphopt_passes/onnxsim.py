@@ -61,6 +61,7 @@ class OnnxSim(OpaquePass):
     name = "onnxsim"
     numerics = Numerics.REASSOCIATES
     packages = ("onnxsim", "onnxruntime")
+    holds_weights = True
 
     optimizer: bool = False
     fold_limit: str = "1MB"

@@ -60,6 +60,7 @@ class OnnxSlim(OpaquePass):
     name = "onnxslim"
     numerics = Numerics.REASSOCIATES
     packages = ("onnxslim", "onnxruntime")
+    holds_weights = True
 
     def components(self) -> frozenset[str]:
         settings = _peers.load("onnxslim", "core.optimization").OptimizationSettings

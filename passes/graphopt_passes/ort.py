@@ -58,6 +58,7 @@ class Ort(OpaquePass):
     name = "ort"
     numerics = Numerics.REASSOCIATES
     packages = ("onnxruntime",)
+    holds_weights = True
     acts_at_load = True
 
     level: Literal["disable", "basic", "extended", "layout", "all"] = "extended"

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 import graphopt
 from graphopt import Model
 from graphopt.errors import BadInput
 from graphopt.rewrite.driver import Driver
+from graphopt.rewrite.links import close, set_inputs
+from graphopt.rewrite.workspace import Workspace
 
 
 def _load_shapes() -> ModuleType:
@@ -78,6 +81,42 @@ def test_each_place_is_visited_a_few_times(kind: str, monkeypatch: pytest.Monkey
     assert result.record.result is not None
     assert result.record.result.nodes < result.record.source.nodes
     assert len(visits) <= 2 * passes * result.record.source.nodes + 8 * rewrites
+
+
+def test_one_walk_finds_the_nodes_for_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[object] = []
+    nodes = Workspace.nodes
+
+    def counted(space: Workspace) -> Iterator[ir.Node]:
+        walks.append(space)
+        return nodes(space)
+
+    monkeypatch.setattr(Workspace, "nodes", counted)
+    entries = _run(_SHAPES["chain"](400)).record.passes
+    inserting = [entry for entry in entries if any(site.added for site in entry.sites)]
+    assert len(walks) <= 1 + len(inserting) < len(entries) / 2
+
+
+def test_a_wide_node_is_not_copied_for_each_change() -> None:
+    values = [ir.Value(name=f"v{index}") for index in range(100)]
+    node = ir.Node("", "Sum", values)
+    others = [ir.Value(name=f"w{index}") for index in range(100)]
+    assert set_inputs(node, {0: others[0]})
+    opened = node.inputs
+    for index in range(1, 100):
+        set_inputs(node, {index: others[index]})
+    assert node.inputs is opened
+    close(node)
+    assert node.inputs == tuple(others)
+    assert all(list(value.uses()) == [(node, index)] for index, value in enumerate(others))
+    assert not any(value.uses() for value in values)
+
+
+def test_wide_nodes_are_as_onnx_ir_has_them_after_a_pass() -> None:
+    result = _run(_SHAPES["concat"](2000))
+    (wide,) = (node for node in result.model.ir.graph if node.op_type == "Concat")
+    assert isinstance(wide.inputs, tuple)
+    assert len(wide.inputs) == 200
 
 
 def test_subgraphs_fifty_deep_are_rewritten() -> None:
