@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from graphopt.numerics.runtime import LEVELS, provider_list
 from graphopt.pipeline.settings import PLAIN, SessionSettings
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def python_lines(path: str, settings: SessionSettings) -> list[str]:
@@ -29,6 +30,9 @@ def cpp_lines(path: str, settings: SessionSettings) -> list[str]:
 
 def environment() -> jinja2.Environment:
     """Templates of code: their filters write texts as literals."""
+    # Here, as a run that writes none of them needs none of it.
+    import jinja2
+
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("graphopt", "templates/session"),
         undefined=jinja2.StrictUndefined,

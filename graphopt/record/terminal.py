@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,7 +14,6 @@ from rich.text import Text
 
 from graphopt.deployment.lines import python_lines
 from graphopt.exported import ExportReport
-from graphopt.numerics.pair import CheckReport
 from graphopt.pipeline.settings import PLAIN, SessionSettings
 from graphopt.record.data import (
     CheckEntry,
@@ -27,6 +27,9 @@ from graphopt.record.data import (
 )
 from graphopt.record.dims import elided
 from graphopt.rewrite.calibration import DRAWN
+
+if TYPE_CHECKING:
+    from graphopt.numerics.pair import CheckReport
 
 _STYLES: dict[str, str] = {
     "identical": "green",
