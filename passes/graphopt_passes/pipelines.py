@@ -4,8 +4,9 @@ from __future__ import annotations
 
 _EXACT_STEPS = (
     "lift-constants,castlike-to-cast,eliminate-identity,eliminate-noop,eliminate-transpose,"
-    "merge-unsqueeze,merge-reshape,fold-size-test,fold-size,merge-shape,shape-slice,"
-    "merge-cast,merge-slice,merge-concat,split-concat,merge-clip,inline-if,common-subexpression"
+    "merge-unsqueeze,merge-reshape,merge-transpose-reshape,"
+    "fold-size-test,fold-size,fold-target,drop-initial-state,merge-shape,shape-slice,"
+    "merge-cast,merge-slice,merge-concat,split-concat,merge-clip,inline-if,fold-constants,common-subexpression"
 )
 # Where rounding may differ anyway, so may the sign of a zero, and what a maximum makes of a NaN.
 _STEPS = (
@@ -15,7 +16,7 @@ _STEPS = (
 # After the constants are folded, and in this order: what is fused is no longer taken apart.
 _FUSIONS = (
     "fuse-layer-norm,fuse-rms-norm,fuse-gelu,fuse-hard-swish,fuse-mish,"
-    "fold-affine,push-affine,hoist-scale,fold-pad,matmul-add-to-gemm"
+    "fold-affine,push-affine,hoist-scale,merge-affine,fold-pad,matmul-add-to-gemm"
 )
 
 EXACT = f"fixpoint({_EXACT_STEPS}),eliminate-dead"
