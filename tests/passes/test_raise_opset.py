@@ -15,7 +15,8 @@ from graphopt_passes.raise_opset import RaiseOpset
 from tests.support import ops, outputs, proto
 
 OLD = """<ir_version: 7, opset_import: ["": 12]> g (float[2,3,4] x) => (float[2,3] y) {
-  a = Softmax<axis=1>(x) b = ReduceSum<axes=[-1], keepdims=0>(a) c = Unsqueeze<axes=[0]>(b) y = Squeeze(c) }"""
+  a = Softmax<axis=1>(x) b = ReduceSum<axes=[-1], keepdims=0>(a) c = Unsqueeze<axes=[0]>(b)
+  y = Squeeze(c) }"""
 FEEDS = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
 
 
@@ -66,7 +67,8 @@ def test_what_the_converter_drops_is_given_back(tmp_path: Path) -> None:
         (OLD, 11, "takes versions from 12"),
         (OLD, 1000, "takes versions from 12"),
         (
-            '<ir_version: 8, opset_import: ["": 17, "own": 1]> g (float[N] x) => (float[N] y) { y = own.f(x) }'
+            '<ir_version: 8, opset_import: ["": 17, "own": 1]> g (float[N] x) => (float[N] y) {'
+            " y = own.f(x) }"
             ' <domain: "own", opset_import: ["": 17]> f (a) => (b) { b = Neg(a) }',
             18,
             "run inline-functions before",
