@@ -173,7 +173,7 @@ def elements(value: ir.Value | None, depth: int = _LONGEST) -> list[Element] | N
     if known is not None:
         return list(known)
     node = None if value is None else value.producer()
-    found = None
+    found: list[Element] | None = None
     if node is not None and node.domain == "" and depth:
         found = _elements(node, depth - 1)
     if found is None:

@@ -40,7 +40,7 @@ def net(op: str, before: str, state: str, outputs: str = "y", **more: Any) -> on
 
 
 SHAPE = "o = Shape<start=1,end=2>(x) d = Concat<axis=0>(i1, o, three) "
-THREE = {"three": np.array([3])}
+THREE: dict[str, Any] = {"three": np.array([3])}
 
 
 @pytest.mark.parametrize(("op", "state"), [("LSTM", "s, s"), ("LSTM", "h, s"), ("GRU", "s"), ("RNN", "s")])

@@ -90,4 +90,4 @@ def test_weights_of_one_shape_are_not_read(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_its_own_example() -> None:
-    assert_example(MergeDuplicateInitializers(least_bytes=1))
+    assert_example(MergeDuplicateInitializers)
