@@ -1,11 +1,11 @@
-"""What each optimizer makes of real models: nodes left, time, the verdict on the result, and its latency.
+"""What each optimizer makes of real models: nodes left, time, memory, verdict, and latency of the result.
 
 Each tool works in a process of its own, file to file, and the tools take turns within each round. Every
-result is checked by graphopt against its source, signature included. Latency is that of a plain session,
-source and result taking turns; the ratio comes with its 95 % confidence interval. Only ratios are told:
-absolute times are those of a machine. ``--json FILE`` keeps the figures, and goes on
-where an earlier run stopped; the table in the documentation is
-made of ``benchmarks/results/peers.json``.
+result is checked by graphopt against its source, signature included. Latency is that of a plain session: the
+source and all results take turns in one process, and a ratio to the source comes with its 95 % confidence
+interval. Only ratios are told: absolute times are those of a machine. ``MODEL@NAME=SIZE,...`` gives sizes to
+symbolic dims. ``--json FILE`` keeps the figures, and goes on where an earlier run stopped; the tables and
+pictures in the documentation are made of ``benchmarks/results/peers.json``.
 """
 
 from __future__ import annotations
@@ -14,26 +14,40 @@ import argparse
 import importlib.util
 import statistics
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import machine
+from ranking import summary
 from scale import CODE, measure
 
 import graphopt
 from graphopt import Model
 from graphopt.bench.timing import bench
+from graphopt.numerics.options import CheckOptions
+
+_ORT = (
+    "import onnxruntime as o, sys; s = o.SessionOptions(); s.optimized_model_filepath = sys.argv[2];"
+    "s.graph_optimization_level = o.GraphOptimizationLevel.ORT_ENABLE_{};"
+    "o.InferenceSession(sys.argv[1], s, providers=['CPUExecutionProvider'])"
+)
 
 TOOLS = {
     **CODE,
     "graphopt": CODE["graphopt"].replace("'exact'", "'portable'"),
+    "graphopt default": CODE["graphopt"].replace("'exact'", "'default'"),
     "graphopt, checked": CODE["graphopt"].replace("'exact', '--check', 'off'", "'portable'"),
     "onnxscript": (
         "import onnx_ir as ir, onnxscript.optimizer, onnxscript.rewriter as r, sys; m = ir.load(sys.argv[1]);"
         "onnxscript.optimizer.optimize(m); m = r.rewrite(m); ir.save(m, sys.argv[2])"
     ),
+    "onnxruntime basic": _ORT.format("BASIC"),
+    "onnxruntime extended": _ORT.format("EXTENDED"),
+    "onnxruntime all": _ORT.format("ALL"),
 }
-"""Each tool with everything that it does by default, to a model that runs in any runtime."""
+"""Each tool with everything that it does by default. Where not said otherwise the result runs in any runtime;
+of graphopt that is the pipeline ``portable``."""
 
 
 def kept_metadata(source: Path, result: Path) -> float:
@@ -42,9 +56,9 @@ def kept_metadata(source: Path, result: Path) -> float:
     return sum(after.get(key) == value for key, value in before.items()) / len(before) if before else 1.0
 
 
-def compare(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+def compare(model: Path, dims: Mapping[str, int], options: argparse.Namespace) -> dict[str, Any]:
     """What all tools make of one model."""
-    seconds: dict[str, list[float]] = {tool: [] for tool in options.tools}
+    taken: dict[str, list[tuple[float, float]]] = {tool: [] for tool in options.tools}
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         results = {
@@ -54,58 +68,91 @@ def compare(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             path.parent.mkdir()
         for _ in range(options.rounds):
             for tool, target in results.items():
-                taken = measure(tool, model, target, options.timeout, TOOLS)
-                if taken is not None:
-                    seconds[tool].append(taken)
-        base = statistics.median(seconds["graphopt"])
+                found = measure(tool, model, target, options.timeout, TOOLS)
+                if found is not None:
+                    taken[tool].append(found)
+        base = [statistics.median(column) for column in zip(*taken["graphopt"], strict=True)]
+        running: dict[str, Path] = {}
         for tool, target in results.items():
-            if not seconds[tool]:
+            if not taken[tool]:
                 rows[tool] = {"verdict": "no result"}
                 continue
-            report = graphopt.check(model, target)
-            runs = not report.signature and report.numerics.verdict != "does not run"
+            report = graphopt.check(model, target, CheckOptions(dims=dict(dims)))
+            seconds, memory = (statistics.median(column) for column in zip(*taken[tool], strict=True))
             rows[tool] = {
                 "nodes": Model.load(target).node_count(),
-                "time": statistics.median(seconds[tool]) / base,
+                "time": seconds / base[0],
+                "memory": memory / base[1],
                 "verdict": report.verdict,
                 "reason": report.reason if report.verdict in ("broken", "does not run", "undecided") else "",
                 "metadata": kept_metadata(model, target),
             }
-            if runs:
-                measured = bench([model, target], seconds=options.seconds).models[1]
+            if "," not in tool and not report.signature and report.numerics.verdict != "does not run":
+                running[tool] = target
+        measured = bench(
+            [model, *running.values()],
+            seconds=options.seconds * (1 + len(running)),
+            options=CheckOptions(dims=dict(dims), threads=options.threads),
+        )
+        for tool, entry in zip(running, measured.models[1:], strict=True):
+            if not entry.error:
                 rows[tool] |= {
-                    "latency": measured.ratio, "low": measured.ratio_low, "high": measured.ratio_high
+                    "latency": entry.ratio, "low": entry.ratio_low, "high": entry.ratio_high
                 }  # fmt: skip
-    return {"model": model.stem, "nodes": Model.load(model).node_count(), "tools": rows}
+    return {
+        "model": model.stem,
+        "dims": dict(dims),
+        "nodes": Model.load(model).node_count(),
+        "rounds": measured.rounds,
+        "tools": rows,
+    }
+
+
+def sized(text: str) -> tuple[Path, dict[str, int]]:
+    """A model's path, and the sizes behind it.
+
+    Raises:
+        argparse.ArgumentTypeError: A size is no number.
+    """
+    path, _, sizes = text.partition("@")
+    pairs = [entry.rpartition("=") for entry in filter(None, sizes.split(","))]
+    if any(not name or not size.isdecimal() for name, _, size in pairs):
+        raise argparse.ArgumentTypeError(f"{text}: write sizes as MODEL@NAME=SIZE,NAME=SIZE")
+    return Path(path), {name: int(size) for name, _, size in pairs}
 
 
 def main() -> None:
     """Measure all models with all tools."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("models", type=sized, nargs="+", metavar="MODEL[@NAME=SIZE,...]")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of latency, for each result")
     parser.add_argument("--timeout", type=float, default=300.0)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    options.tools = [tool for tool in TOOLS if importlib.util.find_spec(tool.split(",")[0])]
-    settings = {name: getattr(options, name) for name in ("rounds", "seconds", "timeout", "tools")}
+    options.tools = [
+        tool for tool in TOOLS if importlib.util.find_spec(tool.replace(",", " ").split()[0]) is not None
+    ]
+    settings = {name: getattr(options, name) for name in ("rounds", "seconds", "timeout", "threads", "tools")}
     found = machine.resume(options.json, settings)
     known = {row["model"]: row for row in found["rows"]}
-    for model in options.models:
+    for model, dims in options.models:
         row = known.get(model.stem)
-        if row is None:
-            row = compare(model, options)
-            found["rows"].append(row)
+        if row is None or row["dims"] != dims:
+            row = compare(model, dims, options)
+            found["rows"] = [other for other in found["rows"] if other["model"] != model.stem] + [row]
+            found["summary"] = list(summary(found["rows"]))
             machine.keep(options.json, found)
         print(f"{row['model']}: {row['nodes']} nodes")
-        for tool, found in row["tools"].items():
+        for tool, cell in row["tools"].items():
             shown = "  ".join(
                 f"{name} {value:.2f} x" if isinstance(value, float) else f"{name} {value}"
-                for name, value in found.items()
+                for name, value in cell.items()
                 if value not in ("", None)
             )
-            print(f"  {tool:<18} {shown}", flush=True)
+            print(f"  {tool:<20} {shown}", flush=True)
+    print("\n".join(summary(found["rows"])))
 
 
 if __name__ == "__main__":

@@ -51,14 +51,6 @@ _PEAK = (
 
 def measure(
     tool: str, source: Path, target: Path, timeout: float, code: Mapping[str, str] = CODE
-) -> float | None:
-    """Seconds of one run, None if it failed or took too long."""
-    taken = measure_both(tool, source, target, timeout, code)
-    return None if taken is None else taken[0]
-
-
-def measure_both(
-    tool: str, source: Path, target: Path, timeout: float, code: Mapping[str, str] = CODE
 ) -> tuple[float, float] | None:
     """Seconds of one run and the most memory that its process held in MB, files that it mapped included."""
     begin = time.perf_counter()
@@ -91,7 +83,7 @@ def _size(source: Path, options: argparse.Namespace, given_up: set[str]) -> dict
             target = source.with_name(f"{tool}.onnx")
             if tool in given_up:
                 continue
-            found = measure_both(tool, source, target, options.timeout)
+            found = measure(tool, source, target, options.timeout)
             if found is None:
                 given_up.add(tool)
                 continue

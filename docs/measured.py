@@ -29,7 +29,7 @@ def _peers(found: dict[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
     yield f"Measured with {versions}{_machine(found)}."
     tools = list(dict.fromkeys(tool for row in found["rows"] for tool in row["tools"]))
-    results = [tool for tool in tools if tool != "graphopt, checked"]
+    results = [tool for tool in tools if "," not in tool]
     yield from _table(
         "nodes left",
         results,
@@ -41,6 +41,11 @@ def _peers(found: dict[str, Any]) -> Iterator[str]:
         "latency of the result, source = 1", results, found, lambda cell: _ratio(cell.get("latency"))
     )
     yield from _table("time that it takes, graphopt unchecked = 1", tools, found, lambda c: _ratio(c["time"]))
+    yield from _table(
+        "memory at most, graphopt unchecked = 1", tools, found, lambda c: _ratio(c.get("memory"))
+    )
+    if "summary" in found:
+        yield from ["", "**All together.**", "", *(f"- {sentence}" for sentence in found["summary"])]
 
 
 def _table(title: str, tools: list[str], found: dict[str, Any], text: Any, note: str = "") -> Iterator[str]:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,8 +253,20 @@ def begin_record(command: str, source: Model, path: Path | None, plan: Plan) -> 
             metadata=dict(source.ir.metadata_props),
         ),
         pipeline=str(plan.pipeline),
-        notes=list(plan.notes),
+        notes=[*plan.notes, *_replaceable_weights(source, plan)],
     )
+
+
+def _replaceable_weights(source: Model, plan: Plan) -> Iterator[str]:
+    names = {item.step.name for item in plan.pipeline.steps()}
+    if source.ir.ir_version < 4 or "freeze-initializers" in names:
+        return
+    count = sum(value.name in source.ir.graph.initializers for value in source.ir.graph.inputs)
+    if count:
+        yield (
+            f"{count} of the inputs have a value in the model that callers may replace, so that no pass reads"
+            " them: where nobody does, begin the pipeline with freeze-initializers."
+        )
 
 
 def environment() -> dict[str, str]:

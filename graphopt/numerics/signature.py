@@ -50,7 +50,13 @@ def signature_faults(source: Promise, candidate: Model, changes: Sequence[Signat
     if not any(change.feeds for change in changes):
         shapes = {port.name: port.shape for port in before.inputs if port.shape is not None}
         sizes, _ = resolve(frozen, shapes_of(shapes))
-        expected = [_frozen(port, sizes) for port in before.inputs]
+        kept = {port.name for port in after.inputs}
+        freezes = any(change.defaults for change in changes)
+        expected = [
+            _frozen(port, sizes)
+            for port in before.inputs
+            if not (freezes and port.optional) or port.name in kept
+        ]
         faults.extend(_port_faults("input", expected, after.inputs, exact=True))
     if not any(change.outputs for change in changes):
         faults.extend(_port_faults("output", before.outputs, after.outputs, exact=not frozen))

@@ -44,6 +44,7 @@ class Signature:
     Attributes:
         changes: Whether names, types or shapes of inputs or outputs change.
         dims: Symbolic dims that the pass freezes; feeds of these sizes can be compared.
+        defaults: Whether inputs that have a value in the model may become constants.
         feeds: Maps the feeds of the model before to those of the model after, or gives None where a
             feed has no counterpart.
         outputs: Maps the outputs of the model before, by name, to what the model after should give.
@@ -51,6 +52,7 @@ class Signature:
 
     changes: bool = False
     dims: Mapping[str, int] = field(default_factory=dict[str, int])
+    defaults: bool = False
     feeds: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] | None = None
     outputs: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
 

@@ -87,6 +87,7 @@ def model_phrases(before: ir.Model, after: ir.Model) -> Iterator[str]:
         yield "graph doc_string changed"
     yield from _mapping_phrases("graph metadata", before.graph.metadata_props, after.graph.metadata_props)
     yield from _port_phrases("input", signature_inputs(before.graph), signature_inputs(after.graph))
+    yield from _replaceable_phrases(before, after)
     yield from _port_phrases("output", before.graph.outputs, after.graph.outputs)
     yield from _function_phrases(before, after)
 
@@ -94,6 +95,20 @@ def model_phrases(before: ir.Model, after: ir.Model) -> Iterator[str]:
 def signature_inputs(graph: ir.Graph) -> list[ir.Value]:
     """The inputs that a caller must give: those without an initializer."""
     return [value for value in graph.inputs if not value.is_initializer()]
+
+
+def _replaceable_phrases(before: ir.Model, after: ir.Model) -> Iterator[str]:
+    defaults = [
+        {value.name: value for value in model.graph.inputs if value.is_initializer()}
+        for model in (before, after)
+    ]
+    for names, verb in (
+        (defaults[0].keys() - defaults[1].keys(), "cannot be replaced any more"),
+        (defaults[1].keys() - defaults[0].keys(), "can be replaced now"),
+    ):
+        if names:
+            first = quoted(min(name or "" for name in names))
+            yield f"initializer {first} {f'and {len(names) - 1} more ' if len(names) > 1 else ''}{verb}"
 
 
 def pair_by_name(

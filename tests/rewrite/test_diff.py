@@ -608,7 +608,9 @@ class TestModel:
         before = model("g (float x, float w = {1.0}) => (float y) { y = Add(x, w) }")
         after = model("g (float x) => (float y) <float w = {1.0}> { y = Add(x, w) }")
         assert {value.name for value in before.graph.inputs} == {"x", "w"}
-        assert diff(before, after) == Diff()
+        assert diff(before, after) == Diff(model=("initializer 'w' cannot be replaced any more",))
+        assert diff(after, before) == Diff(model=("initializer 'w' can be replaced now",))
+        assert diff(before, before) == Diff()
 
     def test_an_input_that_was_frozen(self) -> None:
         before = model("g (float x, float w) => (float y) { y = Add(x, w) }")
