@@ -179,7 +179,7 @@ def elements(value: ir.Value | None, depth: int = _LONGEST) -> list[Element] | N
     if found is None:
         dims = facts.static_shape(value)
         if dims is not None and len(dims) <= 1 and all(dim <= _LONGEST for dim in dims):
-            found = [None] * (dims[0] if dims else 1)
+            found = [None for _ in range(dims[0] if dims else 1)]
     return found
 
 
