@@ -9,13 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
-from graphopt_passes._noop_shapes import ints_of, operand
-
-_DEEPEST = 32
-_KEEPING = frozenset(
-    {"Abs", "Cast", "Clip", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log",
-     "LogSoftmax", "Neg", "Not", "Reciprocal", "Relu", "Sigmoid", "Softmax", "Sqrt", "Tanh"}
-)  # fmt: skip
+from graphopt_passes._dims import size
+from graphopt_passes._noop_shapes import operand
 
 
 @dataclass(frozen=True)
@@ -76,8 +71,8 @@ class FoldSize(RewritePass[Sizes]):
         axes = range(rank)[start:end]
         if any(not -len(axes) <= index < len(axes) for index in indices.reshape(-1)):
             return Declined("an index is out of range")
-        sizes = [_size(source, axes[index]) for index in indices.reshape(-1).tolist()]
-        known = [size for size in sizes if size is not None]
+        sizes = [size(source, axes[index]) for index in indices.reshape(-1).tolist()]
+        known = [one for one in sizes if one is not None]
         if len(known) < len(sizes):
             return Declined("a size is not known")
         if facts.is_observed(node.outputs[0]):
@@ -86,32 +81,3 @@ class FoldSize(RewritePass[Sizes]):
 
     def rewrite(self, match: Sizes, rw: Rewriter) -> None:
         rw.replace(match.value, rw.initializer(match.content, role="size"))
-
-
-def _size(value: ir.Value | None, axis: int) -> int | None:
-    """The size of an axis, counted from the front; of the value or of what it has it from."""
-    for _ in range(_DEEPEST):
-        dims = facts.shape(value)
-        if value is None or dims is None or axis >= len(dims):
-            return None
-        size = dims[axis]
-        if isinstance(size, int):
-            return size
-        node, rank = value.producer(), len(dims)
-        if node is None or node.domain != "" or not node.inputs:
-            return None
-        if node.op_type == "Slice":
-            axes = ints_of(node, 3, "axes")
-            if axes is None or axis in {one % rank for one in axes}:
-                return None
-            value = node.inputs[0]
-        elif node.op_type == "Transpose":
-            axis = facts.attribute(node, "perm", range(rank)[::-1])[axis]
-            value = node.inputs[0]
-        elif node.op_type == "GatherElements":
-            value = node.inputs[1]
-        elif node.op_type in _KEEPING:
-            value = node.inputs[0]
-        else:
-            return None
-    return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 _EXACT_STEPS = (
     "lift-constants,castlike-to-cast,eliminate-identity,eliminate-noop,eliminate-transpose,"
-    "merge-unsqueeze,merge-reshape,fold-size-test,fold-size,merge-shape,shape-slice,"
+    "merge-unsqueeze,merge-reshape,merge-transpose-reshape,"
+    "fold-size-test,fold-size,fold-target,drop-initial-state,merge-shape,shape-slice,"
     "merge-cast,merge-slice,merge-concat,split-concat,merge-clip,inline-if,common-subexpression"
 )
 # Where rounding may differ anyway, so may the sign of a zero, and what a maximum makes of a NaN.
@@ -14,12 +15,15 @@ _STEPS = (
 )
 # After the constants are folded, and in this order: what is fused is no longer taken apart.
 _FUSIONS = (
+    "fold-constants,"  # not before onnxsim, which folds all kinds, and infers shapes where it runs
     "fuse-layer-norm,fuse-rms-norm,fuse-gelu,fuse-hard-swish,fuse-mish,"
-    "fold-affine,push-affine,hoist-scale,fold-pad,matmul-add-to-gemm"
+    "fold-affine,push-affine,hoist-scale,merge-affine,fold-pad,matmul-add-to-gemm"
 )
 
-EXACT = f"fixpoint({_EXACT_STEPS}),eliminate-dead"
-PORTABLE = f"fixpoint({_STEPS}),onnxsim,fixpoint({_STEPS},{_FUSIONS}),eliminate-dead"
+# What is dead goes within the rounds: it counts as a reader.
+_TIDY = "merge-duplicate-initializers,eliminate-dead"
+EXACT = f"fixpoint({_EXACT_STEPS},fold-constants,{_TIDY})"
+PORTABLE = f"fixpoint({_STEPS},eliminate-dead),onnxsim,fixpoint({_STEPS},{_FUSIONS},{_TIDY})"
 # What pays for the kernels and layouts of ONNX Runtime alone, and may take more nodes.
 _FOR_RUNTIME = "split-conv"
 DEFAULT = f"{PORTABLE},{_FOR_RUNTIME},ort{{level=extended}}"
