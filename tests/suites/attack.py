@@ -6,12 +6,10 @@ failing round is done again by its number alone, and a campaign goes on where it
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,13 @@ from graphopt.fuzzing.campaign import Campaign, FuzzOptions, fuzz
 from graphopt.pipeline.opaque import Toolbox
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline
-from graphopt.pipeline.worker import Worker
 from graphopt.properties.wording import model_text
 from graphopt.rewrite.passes import RewritePass
 from graphopt_passes.pipelines import EXACT, PORTABLE
 
-_ROUND_SECONDS = 600.0
+_BASES = 4
 _OPTIONS = {
+    "merge-duplicate-initializers": ("{least_bytes=1}",),
     "eliminate-noop": ("", "{signed_zero=false,nan=false}"),
 }
 """Options to try, beside none."""
@@ -60,10 +58,20 @@ def own_passes() -> list[str]:
     return sorted(entry.name for entry in entries if issubclass(entry.load(), RewritePass))
 
 
-def round_of(number: int, seed: int, passes: Sequence[str], bases: Sequence[Path], count: int) -> Round:
-    """The round of a number."""
+def round_of(
+    number: int, seed: int, passes: Sequence[str], bases: Sequence[Sequence[Path]], count: int
+) -> Round:
+    """The round of a number.
+
+    Args:
+        number: Which.
+        seed: Of the campaign.
+        passes: What pipelines are made of.
+        bases: Groups of files to mutate; each group is chosen equally often.
+        count: How many models to try.
+    """
     rng = random.Random(f"{seed}:{number}")
-    chosen = tuple(str(path) for path in rng.sample(bases, min(len(bases), count // 3)))
+    chosen = tuple(str(rng.choice(rng.choice(bases))) for _ in range(_BASES if bases else 0))
     pipeline, settled = _pipeline(number, rng, passes)
     return Round(number, seed, pipeline, settled, chosen, count)
 
@@ -139,52 +147,9 @@ def _data(done: Campaign) -> dict[str, Any]:
     }
 
 
-def campaign(rounds: Sequence[Round], out: Path, *, jobs: int = 1) -> Iterator[dict[str, Any]]:
-    """Do rounds, each in a process that is started anew after a crash, and write a line for each to a file.
-
-    Args:
-        rounds: Which; those that the file has are left out.
-        out: The file, in JSON lines.
-        jobs: How many processes.
-
-    Yields:
-        What came of each.
-    """
-    known = {line["round"] for line in lines(out)}
-    left = [one for one in rounds if one.number not in known]
-    workers = [Worker() for _ in range(jobs)]
-    free = list(workers)
-
-    def do(one: Round) -> dict[str, Any]:
-        worker = free.pop()
-        try:
-            reply = worker.call("tests.suites.attack:play", one, timeout=_ROUND_SECONDS)
-        finally:
-            free.append(worker)
-        if reply.status == "ok":
-            return reply.value
-        fault = {"kind": reply.status, "reason": reply.error, "traceback": reply.traceback}
-        return {**_head(one), "models": 0, "failing": [fault]}
-
-    try:
-        with ThreadPoolExecutor(jobs) as pool, out.open("a") as stream:
-            futures: list[Future[dict[str, Any]]] = [pool.submit(do, one) for one in left]
-            try:
-                for future in futures:
-                    line = future.result()
-                    stream.write(json.dumps(line) + "\n")
-                    stream.flush()
-                    yield line
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-    finally:
-        for worker in workers:
-            worker.close()
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    """The lines that a file has."""
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+def tasks(rounds: Sequence[Round]) -> dict[str, tuple[Round]]:
+    """What `running.run_all` takes."""
+    return {f"{one.seed}:{one.number}": (one,) for one in rounds}
 
 
 def summary(found: Sequence[dict[str, Any]], passes: Sequence[str]) -> dict[str, Any]:
@@ -194,6 +159,7 @@ def summary(found: Sequence[dict[str, Any]], passes: Sequence[str]) -> dict[str,
         rewrites.update(line.get("rewrites", {}))
         unfit.update(line.get("not_compared", {}))
         kinds.update(each["kind"] for each in line.get("failing", ()))
+        kinds.update([line["ended"]] if "ended" in line else ())
     return {
         "rounds": len(found),
         "models": sum(line.get("models", 0) for line in found),
@@ -201,7 +167,7 @@ def summary(found: Sequence[dict[str, Any]], passes: Sequence[str]) -> dict[str,
         "refused": sum(line.get("refused", 0) for line in found),
         "not_compared": sum(unfit.values()),
         "failing": dict(kinds),
-        "failing_rounds": [line["round"] for line in found if line.get("failing")],
+        "failing_rounds": [line["key"] for line in found if line.get("failing") or "ended" in line],
         "rewrites": {name: rewrites[name] for name in passes},
         "never_fired": [name for name in passes if not rewrites[name]],
     }

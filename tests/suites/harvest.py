@@ -62,7 +62,7 @@ def harvest(folder: Path, tests: Path = Path("tests/passes")) -> list[Path]:
         patch.setattr("graphopt.properties.holding.apply", applying.apply)
         patch.setattr(support, "to_proto", _keeping(support.to_proto, harvester, at=None))
         quiet = "ignore::pytest.PytestAssertRewriteWarning"
-    marks = ["-q", "-W", quiet, "-m", "not slow and not yolo", "-p", "no:cacheprovider", str(tests)]
+        chosen = ["-m", "not slow and not yolo", "-p", "no:cacheprovider", str(tests)]
         code = pytest.main(["-q", "-W", quiet, *chosen], plugins=[harvester])
     if code:
         raise RuntimeError(f"The tests whose models are to be kept failed: pytest gave {code}.")
