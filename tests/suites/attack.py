@@ -21,7 +21,7 @@ from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline
 from graphopt.properties.wording import model_text
 from graphopt.rewrite.passes import RewritePass
-from graphopt_passes.pipelines import EXACT, PORTABLE
+from graphopt_passes import pipelines
 
 _BASES = 4
 _OPTIONS = {
@@ -54,7 +54,9 @@ class Round:
 
 def own_passes() -> list[str]:
     """The names of the built-in passes that rewrite in place; tools have suites of their own."""
-    entries = [entry for entry in Registry.load().passes() if entry.target.startswith("graphopt_passes.")]
+    here = Path(pipelines.__file__).parent
+    files = {f"graphopt_passes.{file.stem}" for file in here.glob("*.py")}
+    entries = [entry for entry in Registry.load().passes() if entry.target.partition(":")[0] in files]
     return sorted(entry.name for entry in entries if issubclass(entry.load(), RewritePass))
 
 
@@ -82,10 +84,10 @@ def _pipeline(number: int, rng: random.Random, passes: Sequence[str]) -> tuple[s
         return _step(rng, passes[number // 2 % len(passes)]), True
     kind = rng.random()
     if kind < 0.1:
-        return EXACT, True
+        return pipelines.EXACT, True
     if kind < 0.25:
         # What graphopt itself does around its tools.
-        *_, last = PORTABLE.partition("onnxsim,")
+        *_, last = pipelines.PORTABLE.partition("onnxsim,")
         return f"{last},split-conv", False
     chosen = rng.sample(list(passes), rng.randint(2, 9))
     steps = ",".join(_step(rng, name) for name in chosen)

@@ -67,7 +67,13 @@ def test_a_sample_of_the_node_suite(pipeline: str) -> None:
     names = list(nodes.cases())
     assert len(names) > 1000
     found = [{"key": name, **nodes.try_case(name, pipeline)} for name in names[5::90]]
-    assert [line for line in found if line["outcome"] not in ("right", "unchanged")] == []
+    # What ONNX Runtime does not know at all, only the pipeline without it takes.
+    stopped = [line for line in found if line["outcome"] == "stopped"]
+    assert [line for line in stopped if "does not run in onnxruntime" not in line["reason"]] == []
+    assert not stopped or pipeline == "default"
+    rest = [line for line in found if line not in stopped]
+    assert [line for line in rest if line["outcome"] not in ("right", "unchanged")] == []
+    assert len(rest) > 18
     total = nodes.summary(found)
     assert total["models"] == len(found) == sum(total["outcomes"].values())
 
