@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx.helper
 import onnx.numpy_helper
+import onnx.shape_inference
 
 from graphopt.messages import graph_protos
 
@@ -124,8 +125,7 @@ def other_shape(model: onnx.ModelProto, rng: random.Random) -> bool:
     tensor.CopyFrom(
         onnx.numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), tensor.name)
     )
-    _forget_shapes(model)
-    return True
+    return _inferred_anew(model)
 
 
 def other_size(model: onnx.ModelProto, rng: random.Random) -> bool:
@@ -142,8 +142,7 @@ def other_size(model: onnx.ModelProto, rng: random.Random) -> bool:
         return False
     dim = rng.choice(dims)
     dim.dim_value = rng.choice((0, 1, dim.dim_value + 1))
-    _forget_shapes(model)
-    return True
+    return _inferred_anew(model)
 
 
 def rewired(model: onnx.ModelProto, rng: random.Random) -> bool:
@@ -166,10 +165,15 @@ def rewired(model: onnx.ModelProto, rng: random.Random) -> bool:
     return True
 
 
-def _forget_shapes(model: onnx.ModelProto) -> None:
-    """What rests on a shape that is another one now is not known any more."""
+def _inferred_anew(model: onnx.ModelProto) -> bool:
+    """Infer what rests on a shape that is another one now; whether the model can have it."""
     for graph in graph_protos(model.graph):
         del graph.value_info[:]
         for info in graph.output:
             if info.type.HasField("tensor_type"):
                 info.type.tensor_type.ClearField("shape")
+    try:
+        model.CopyFrom(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
+    except onnx.shape_inference.InferenceError:
+        return False
+    return True
