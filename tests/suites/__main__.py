@@ -72,7 +72,7 @@ def _nodes(given: argparse.Namespace) -> int:
     names = list(nodes.cases())[:: given.every]
     tasks = {name: (name, given.pipeline) for name in names}
     for line in run_all("tests.suites.nodes:try_case", tasks, given.out, jobs=given.jobs):
-        if line.get("outcome", "crashed") in ("wrong", "crashed", "stopped"):
+        if line.get("outcome", "crashed") in ("wrong", "crashed", "healed", "stopped"):
             print(
                 f"{line['key']}: {line.get('outcome', line.get('ended'))}: {line['reason'][:300]}", flush=True
             )

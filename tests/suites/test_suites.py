@@ -78,6 +78,12 @@ def test_a_sample_of_the_node_suite(pipeline: str) -> None:
     assert total["models"] == len(found) == sum(total["outcomes"].values())
 
 
+def test_what_a_model_hides_from_its_runtime_is_healed() -> None:
+    found = nodes.try_case("test_affine_grid_2d_expanded", "portable")
+    assert found["outcome"] == "healed"
+    assert "Range" in found["why"]
+
+
 def test_a_crash_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     tasks = {how: (how,) for how in ("a", "segfault", "b", "exit", "c")}
