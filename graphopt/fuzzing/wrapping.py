@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -91,7 +92,7 @@ def into_branch(model: onnx.ModelProto, rng: random.Random) -> bool:
         return False
     first, last, (result,) = found
     condition = _free(model, "condition")
-    graphs: dict[str, onnx.GraphProto] = {}
+    graphs: dict[str, Any] = {}
     for branch in ("then_branch", "else_branch"):
         suffix = f"/{branch[:4]}{first}"
         nodes = _renamed(model.graph.node[first:last], suffix)
