@@ -116,7 +116,10 @@ def other_shape(model: onnx.ModelProto, rng: random.Random) -> bool:
     array = onnx.numpy_helper.to_array(tensor)
     ones = [axis for axis, size in enumerate(array.shape) if size == 1]
     kind = rng.random()
-    if kind < 0.4 or not ones:
+    if kind < 0.25:
+        # More axes than what it meets: the result has them as well.
+        array = array.reshape((1,) * rng.randint(1, 4) + array.shape)
+    elif kind < 0.4 or not ones:
         array = np.expand_dims(array, rng.randint(0, array.ndim))
     elif kind < 0.7:
         array = np.squeeze(array, rng.choice(ones))

@@ -111,7 +111,7 @@ def _other(draft: Draft, value: Value) -> Value:
     assert value.content is not None
     kind = draft.rng.random()
     if kind < 0.3:
-        return draft.constant(value.content[np.newaxis])
+        return draft.constant(value.content.reshape((1,) * draft.pick((1, 1, 2, 4)) + value.shape))
     if kind < 0.6 or value.dtype.kind != "f":
         return (
             draft.constant(draft.rng.sample(list(value.content.reshape(-1)), value.size), value.dtype)

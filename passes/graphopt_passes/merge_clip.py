@@ -124,8 +124,9 @@ def _bounds(node: ir.Node, dtype: ir.DataType) -> tuple[Any, Any] | None:
         elif operand(node, index) is None:
             bound = None
         else:
+            # More axes than one the specification forbids, and who takes them all the same adds them to x.
             bound = facts.scalar(operand(node, index))
-            if bound is None:
+            if bound is None or (facts.rank(operand(node, index)) or 0) > 1:
                 return None
         found.append(limit if bound is None else bound)
     low, high = found

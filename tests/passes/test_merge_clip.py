@@ -68,3 +68,19 @@ def test_other_types_and_opsets() -> None:
 )
 def test_what_is_left(source: onnx.ModelProto, reason: str) -> None:
     assert_declines(STEP, source, reason)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_bound_of_several_axes_is_left(name: str) -> None:
+    model = net("t = Relu(x) y = Clip(t, a, b)", a=-1, b=6)
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.dims[:] = [1, 1, 1]
+    assert_declines(STEP, model, "the bounds are not known")
+
+
+def test_the_sign_of_a_zero_is_what_the_runtime_makes_of_it() -> None:
+    # 16-bit floats are judged in onnx's reference evaluator, whose Relu alone makes a 0 of a -0.
+    model = net("t = Relu(x) y = Clip(t, a, b) k = Neg(h)", more=", float16[2] k", a=-1, b=6)
+    model.graph.input.add(name="h").type.CopyFrom(model.graph.output[1].type)
+    assert ops(assert_rewrites(STEP, model, applied=1)) == ["Clip", "Neg"]
