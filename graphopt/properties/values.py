@@ -219,7 +219,7 @@ class ValueCheck:
         if pair.blur and not found.grain:
             return True
         if pair.engine == "reference":
-            # The specification leaves open which is the greater of 0 and -0; its Relu and Clip differ in that.
+            # The specification leaves open which is the greater of 0 and -0; its Relu and Clip differ there.
             return not found.error and self._is_equal(pair, feed, mapped, "runtime")
         rounded = found.error <= _PLAIN_ROUNDING * max(found.grain, pair.blur)
         if not (rounded or found.special):

@@ -28,6 +28,10 @@ def run_all(
     Yields:
         What came of each task: what the function gave, or how its process ended, under ``ended``.
     """
+    if out.exists():
+        # A line that was cut off, by a full disk or a kill, is done again.
+        content = out.read_bytes()
+        out.write_bytes(content[: content.rfind(b"\n") + 1])
     known = {line["key"] for line in lines(out)}
     left = [key for key in tasks if key not in known]
     workers = [Worker() for _ in range(jobs)]
