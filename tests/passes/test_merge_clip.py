@@ -71,6 +71,15 @@ def test_what_is_left(source: onnx.ModelProto, reason: str) -> None:
     assert_declines(STEP, source, reason)
 
 
+def test_a_bound_of_one_axis_is_left_where_the_tensor_has_none() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float x) => (float y) { t = Relu(x) y = Clip(t, , b) }'
+    )
+    assert_declines(STEP, proto(text, b=np.asarray([6], np.float32)), "the bounds are not known")
+    assert_rewrites(STEP, proto(text.replace("float x", "float[N] x").replace("float y", "float[N] y"),
+                                b=np.asarray([6], np.float32)), applied=1)  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_a_bound_of_several_axes_is_left(name: str) -> None:
     model = net("t = Relu(x) y = Clip(t, a, b)", a=-1, b=6)
