@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types contracts check benchmark reference drawings docs clean
+.PHONY: demo test test-all suites lint types contracts check benchmark reference drawings docs clean
 
 # The constraints pin what was tested; PyTorch is installed first so that its CPU build is kept.
 .venv/dev: pyproject.toml constraints.txt
@@ -35,6 +35,16 @@ test: .venv/dev .venv/yolo .venv/peers .venv/openvino
 
 test-all: .venv/dev .venv/yolo .venv/peers .venv/openvino
 	$(BIN)/python -m pytest -q -n auto
+
+# All of the suites, of which the tests run a sample: hours. Each goes on where it stopped.
+# MODELS="FILE_OR_FOLDER ..." are mutated as well.
+SUITES ?= build/suites
+suites: .venv/dev .venv/peers
+	mkdir -p $(SUITES)
+	$(BIN)/python -m tests.suites nodes $(SUITES)/nodes-portable.jsonl --pipeline portable
+	$(BIN)/python -m tests.suites nodes $(SUITES)/nodes-default.jsonl --pipeline default
+	test -d $(SUITES)/models || $(BIN)/python -m tests.suites harvest $(SUITES)/models
+	$(BIN)/python -m tests.suites attack $(SUITES)/attack.jsonl --models $(SUITES)/models $(addprefix --models ,$(MODELS))
 
 lint: .venv/dev
 	$(BIN)/ruff check .

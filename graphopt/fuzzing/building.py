@@ -20,7 +20,7 @@ from graphopt.fuzzing.shaping import SHAPING
 
 RULES: Mapping[str, Rule] = {**ELEMENTWISE, **SHAPING, **LAYERS}
 _ALL = tuple(sorted(RULES))
-_OPSETS = (9, 11, 12, 13, 14, 15, 17, 18, 18, 19, 20, 21)
+_OPSETS = (7, 8, 9, 10, 11, 12, 13, 13, 14, 15, 16, 17, 17, 18, 18, 19, 20, 21, 22, 23, 24, 25)
 _BOOL = np.dtype(np.bool_)
 _TYPES = (*FLOATS, np.dtype(np.int64), np.dtype(np.int32), _BOOL, np.dtype(np.uint8), np.dtype(np.int8))
 _MOST_TRIES = 12

@@ -17,6 +17,7 @@ from graphopt.fuzzing.cutting import cut
 from graphopt.fuzzing.generate import Generator, Sample
 from graphopt.fuzzing.mutate import mutated
 from graphopt.fuzzing.shrinking import Shrinker
+from graphopt.fuzzing.splicing import example_models
 from graphopt.model import Model
 from graphopt.numerics.values import Array
 from graphopt.pipeline.opaque import Toolbox
@@ -43,6 +44,8 @@ class FuzzOptions:
         models: Files of models to mutate and cut, beside those that are generated.
         failures: How many failing models to find before it ends.
         shrink: Whether to look for the smallest model that shows a fault.
+        idempotent: Whether a second run must change nothing; None for yes, unless there is a tool among them,
+            which does not promise that it finds nothing more to do.
     """
 
     count: int = 300
@@ -51,6 +54,7 @@ class FuzzOptions:
     models: Sequence[Path] = ()
     failures: int = 1
     shrink: bool = True
+    idempotent: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Campaign:
         seconds: How long it took.
         findings: The failing models.
         foreign: Operators that the passes look for and that are not generated.
+        by_pass: How often each pass rewrote, by its name in the pipeline.
     """
 
     models: int = 0
@@ -120,6 +125,7 @@ class Campaign:
     seconds: float = 0.0
     findings: list[Finding] = field(default_factory=list[Finding])
     foreign: tuple[str, ...] = ()
+    by_pass: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def share(self) -> float:
@@ -159,11 +165,13 @@ class _Attack:
     ) -> None:
         self._options = options
         self._tell = tell
-        # A tool does not promise that it finds nothing more to do.
-        tool = any(isinstance(item.step, OpaquePass) for item in pipeline.steps())
-        self._prover = Prover(pipeline, seed=options.seed, tools=tools, idempotent=not tool)
+        again = options.idempotent
+        if again is None:
+            again = not any(isinstance(item.step, OpaquePass) for item in pipeline.steps())
+        self._prover = Prover(pipeline, seed=options.seed, tools=tools, idempotent=again)
         self._generator = Generator(pipeline, options.seed)
-        self._given = [(path, _typed(path)) for path in options.models]
+        self._given = [(path.name, _typed(path)) for path in options.models]
+        self._given += [("an example", model) for model in example_models(pipeline)]
         self._done = Campaign(foreign=self._generator.hints.foreign)
 
     def run(self) -> Campaign:
@@ -187,14 +195,14 @@ class _Attack:
         if not self._given or number % 2:
             return "generated", self._generator.sample(number)
         rng = random.Random(f"{self._options.seed}:{number}:given")
-        path, model = self._given[number // 2 % len(self._given)]
+        name, model = self._given[number // 2 % len(self._given)]
         if number // 2 < len(self._given):
-            return path.name, Sample(model, None)
+            return name, Sample(model, None)
         whole = len(model.graph.node) <= _SMALL and rng.random() < 0.3
         part = model if whole else cut(model, rng, self._generator.hints.roots)
         if part is None:
             return None
-        return f"from {path.name}", Sample(mutated(part, rng, rng.choice((0, 1, 2, 3))))
+        return f"from {name}", Sample(mutated(part, rng, rng.choice((0, 1, 2, 3))))
 
     def _try(self, number: int, origin: str, sample: Sample) -> None:
         done = self._done
@@ -202,6 +210,8 @@ class _Attack:
         done.models += 1
         done.fired += proof.applied.changed
         done.rewrites += proof.applied.rewrites
+        for name, count in proof.applied.by_pass.items():
+            done.by_pass[name] = done.by_pass.get(name, 0) + count
         done.refused += bool(proof.applied.refused)
         if proof.applied.changed and proof.unfit:
             done.unfit[proof.unfit] = done.unfit.get(proof.unfit, 0) + 1

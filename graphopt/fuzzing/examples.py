@@ -44,16 +44,25 @@ def example(draft: Draft, op: str, x: Value) -> list[Value] | None:
 
 
 @functools.cache
-def _examples(op: str) -> Sequence[_Example]:
+def backend_cases() -> Sequence[Any]:
+    """The tests that onnx has for backends: models, mostly of one node, with inputs and expected outputs.
+
+    onnx collects them once in a process: asked for one operator, it has no others from then on.
+    """
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         # It computes all that onnx has, which takes seconds.
         from onnx.backend.test.case.node import collect_testcases
 
-        cases: list[Any] = list(collect_testcases(op))
+        cases: list[Any] = list(collect_testcases(None))  # pyright: ignore[reportArgumentType]
+    return [case for case in cases if case.model is not None]
+
+
+@functools.cache
+def _examples(op: str) -> Sequence[_Example]:
     found: list[_Example] = []
-    for case in cases:
-        if case.model is None or len(case.model.graph.node) != 1:
+    for case in backend_cases():
+        if len(case.model.graph.node) != 1:
             continue
         (node,) = case.model.graph.node
         arrays = dict(zip((info.name for info in case.model.graph.input), case.data_sets[0][0], strict=True))

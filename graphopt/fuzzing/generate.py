@@ -15,6 +15,7 @@ from graphopt.fuzzing.draft import Draft, Value
 from graphopt.fuzzing.hints import hints_of
 from graphopt.fuzzing.mutate import mutated, open_dims
 from graphopt.fuzzing.patterns import pattern_rules
+from graphopt.fuzzing.splicing import example_rules
 from graphopt.messages import subgraph_protos
 from graphopt.properties.applying import PassSource, pipeline_of
 from graphopt.properties.faults import invalid
@@ -52,7 +53,7 @@ class Generator:
         self.pipeline = pipeline_of(source)
         self.hints = hints_of(self.pipeline)
         self.rejected = 0
-        self._patterns = pattern_rules(self.pipeline)
+        self._patterns = (*pattern_rules(self.pipeline), *example_rules(self.pipeline))
         self._seed = seed
 
     def sample(self, number: int) -> Sample:

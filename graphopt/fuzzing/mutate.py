@@ -12,6 +12,7 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 
+from graphopt.fuzzing import nearby, wrapping
 from graphopt.messages import graph_protos, tensors
 from graphopt.properties.faults import copied, invalid
 
@@ -19,7 +20,7 @@ Mutation: TypeAlias = Callable[[onnx.ModelProto, random.Random], bool]
 """Changes a model in place; gives whether there was anything to change."""
 
 _FLOAT = onnx.TensorProto.FLOAT
-_OPSETS = (11, 13, 14, 17, 18, 20, 21)
+_OPSETS = (7, 9, 11, 13, 14, 17, 18, 20, 21, 22, 23, 24, 25)
 
 
 def mutated(model: onnx.ModelProto, rng: random.Random, times: int) -> onnx.ModelProto:
@@ -205,4 +206,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     _as_node,
     _forget,
     _change_opset,
+    nearby.read_again,
+    nearby.other_operator,
+    nearby.other_attribute,
+    nearby.turned_operands,
+    nearby.shared_weight,
+    nearby.other_shape,
+    nearby.other_size,
+    nearby.rewired,
+    wrapping.into_branch,
+    wrapping.into_loop,
+    wrapping.into_function,
 )

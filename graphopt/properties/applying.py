@@ -58,6 +58,7 @@ class Applied:
         declined: Places that were left alone, by reason.
         sites: What was rewritten, in words.
         places: The values at which it was rewritten, by name.
+        by_pass: How often each pass rewrote, by its name in the pipeline.
         failure: Why a pass failed, in one sentence.
         effect: What that is called.
         refused: Why a pass refused the model or an option, which is no fault of it.
@@ -70,6 +71,7 @@ class Applied:
     declined: Mapping[str, int] = field(default_factory=lambda: MappingProxyType(dict[str, int]()))
     sites: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
+    by_pass: Mapping[str, int] = field(default_factory=lambda: MappingProxyType(dict[str, int]()))
     failure: str = ""
     effect: Effect = ""
     refused: str = ""
@@ -101,6 +103,7 @@ def apply(pipeline: Pipeline, model: onnx.ModelProto, tools: Toolbox | None = No
     declined: Counter[str] = Counter()
     sites: list[str] = []
     rewrites = 0
+    by_pass: Counter[str] = Counter()
     for entry in outcome.entries:
         declined.update(entry.declined)
         sites += [
@@ -109,6 +112,7 @@ def apply(pipeline: Pipeline, model: onnx.ModelProto, tools: Toolbox | None = No
         ]
         changed = entry.status == "changed"
         rewrites += len(entry.sites) or changed
+        by_pass[entry.instance] += len(entry.sites) or changed
         if changed and not entry.sites:
             sites.append(f"the model by {entry.instance}")
     places = tuple(change.site.key.root for found in outcome.changes.values() for change in found)
@@ -120,6 +124,7 @@ def apply(pipeline: Pipeline, model: onnx.ModelProto, tools: Toolbox | None = No
         MappingProxyType(dict(declined)),
         tuple(sites),
         places,
+        MappingProxyType(dict(by_pass)),
     )
     if outcome.failure is None:
         return applied

@@ -15,10 +15,11 @@ from graphopt import Declined, PatternMatch, facts
 
 @dataclass(frozen=True)
 class Normalized:
-    """The axes that are normalized: so many last ones, of these sizes where all are known."""
+    """The axes that are normalized: so many last ones of ``rank``, of these sizes where all are known."""
 
     count: int
     sizes: tuple[int, ...] | None
+    rank: int | None
 
 
 def mean(op: Any, value: Any, axes: str) -> Any:
@@ -39,7 +40,7 @@ def square(op: Any, value: Any) -> Any:
 
 
 def normalized(bound: Mapping[str, Any], x: ir.Value, axes: str) -> Normalized | Declined:
-    """Which last axes of ``x`` are averaged over."""
+    """Which last axes of ``x`` are averaged over; the epsilon is bound as ``small``."""
     found = bound[axes] if bound[axes] is not None else facts.ints(bound[f"{axes}_input"])
     dims = facts.shape(x)
     if not found:
@@ -50,8 +51,11 @@ def normalized(bound: Mapping[str, Any], x: ir.Value, axes: str) -> Normalized |
         found = [axis - len(dims) if axis >= 0 else axis for axis in found]
     if sorted(found) != list(range(-len(found), 0)):
         return Declined("it is not the last axes that are averaged over")
+    if (facts.rank(bound["small"]) or 0) > (len(found) if dims is None else len(dims)):
+        return Declined("the epsilon has more axes than what is normalized")
     sizes = () if dims is None else tuple(dim for dim in dims[-len(found) :] if isinstance(dim, int))
-    return Normalized(len(found), sizes if len(sizes) == len(found) else None)
+    rank = None if dims is None else len(dims)
+    return Normalized(len(found), sizes if len(sizes) == len(found) else None, rank)
 
 
 def factor(axes: Normalized, constant: ir.Value | None, dtype: ir.DataType, role: str) -> Any:
@@ -68,7 +72,7 @@ def factor(axes: Normalized, constant: ir.Value | None, dtype: ir.DataType, role
     if tensor is None:
         return Declined(f"the {role} is not a constant")
     shape = tuple(tensor.shape.numpy())
-    if math.prod(shape[: -axes.count]) != 1:
+    if math.prod(shape[: -axes.count]) != 1 or len(shape) > (axes.rank or axes.count):
         return Declined(f"the {role} has other axes than those that are normalized")
     inner = shape[-axes.count :]
     if shape == axes.sizes:

@@ -54,7 +54,7 @@ class FuseRmsNorm(PatternPass):
         return in_single(match)
 
     def replacement(self, op: Any, x: Any, small: Any, scale: Any, **found: Any) -> Any:
-        axes = normalized(found, x, "axes")
+        axes = normalized({**found, "small": small}, x, "axes")
         dtype = facts.dtype(small)
         if isinstance(axes, Declined) or dtype is None:
             return axes

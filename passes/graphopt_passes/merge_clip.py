@@ -67,7 +67,8 @@ class MergeClip(RewritePass[Clamp]):
         dtype = facts.dtype(middle) or facts.dtype(first.inputs[0]) or facts.dtype(node.outputs[0])
         if dtype is None or not (dtype.is_floating_point() or dtype.is_integer()):
             return Declined("the type is not known")
-        inner, outer = _bounds(first, dtype), _bounds(node, dtype)
+        rank = facts.rank(first.inputs[0]) or facts.rank(middle) or 0
+        inner, outer = _bounds(first, dtype, rank), _bounds(node, dtype, rank)
         if inner is None or outer is None:
             return Declined("the bounds are not known, or the lower one is above the upper one")
         low, high = (min(max(bound, outer[0]), outer[1]) for bound in inner)
@@ -109,8 +110,8 @@ def _limits(dtype: ir.DataType) -> tuple[Any, Any]:
     return float(known.min), float(known.max)
 
 
-def _bounds(node: ir.Node, dtype: ir.DataType) -> tuple[Any, Any] | None:
-    """The lowest and the highest result; None where that is not known."""
+def _bounds(node: ir.Node, dtype: ir.DataType, rank: int) -> tuple[Any, Any] | None:
+    """The lowest and the highest result for a tensor of this rank; None where that is not known."""
     least, most = _limits(dtype)
     if node.op_type == "Relu":
         return 0, most if dtype.is_integer() else float("inf")
@@ -124,8 +125,9 @@ def _bounds(node: ir.Node, dtype: ir.DataType) -> tuple[Any, Any] | None:
         elif operand(node, index) is None:
             bound = None
         else:
+            # The specification forbids a bound with axes; who takes one gives its axes to the result.
             bound = facts.scalar(operand(node, index))
-            if bound is None:
+            if bound is None or (facts.rank(operand(node, index)) or 0) > rank:
                 return None
         found.append(limit if bound is None else bound)
     low, high = found

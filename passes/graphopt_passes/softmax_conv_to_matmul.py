@@ -76,6 +76,10 @@ class SoftmaxConvToMatmul(RewritePass[Expectation]):
         weight = facts.constant(node.inputs[1])
         if weight is None or weight.shape[:1] != (1,) or weight.size != weight.shape[1]:
             return None
+        assert value.shape is not None
+        if isinstance(value.shape[1], int) and value.shape[1] != weight.size:
+            # Nothing runs it; in a branch that is never taken, nothing has to.
+            return Declined("the Conv is not made for so many channels")
         if not _is_plain(node):
             return Declined("the Conv has a bias, groups, strides or padding")
         if facts.sole_user(value) is not node or softmax.graph is not node.graph:

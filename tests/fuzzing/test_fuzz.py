@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,12 +17,20 @@ import pytest
 
 from graphopt import Numerics, Pass, PatternPass, RewritePass, Rewriter
 from graphopt.cli import execute as cli
+from graphopt.fuzzing import nearby, wrapping
 from graphopt.fuzzing.campaign import Campaign, FuzzOptions, fuzz
+from graphopt.fuzzing.draft import Draft
+from graphopt.fuzzing.examples import example
 from graphopt.fuzzing.generate import Generator
 from graphopt.fuzzing.hints import hints_of
+from graphopt.fuzzing.mutate import Mutation
+from graphopt.model import Model
+from graphopt.pipeline.examples import parse_model
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline
-from graphopt.properties.faults import invalid
+from graphopt.properties.faults import copied, invalid
+from graphopt.properties.feeding import find
+from graphopt.properties.running import Evaluator, Run
 from graphopt_passes.common_subexpression import CommonSubexpression
 from graphopt_passes.eliminate_transpose import EliminateTranspose
 from graphopt_passes.fold_conv_bn import FoldConvBn
@@ -152,6 +164,83 @@ def test_models_have_what_passes_stumble_over() -> None:
         read_and_given += any(name in outputs for node in model.graph.node for name in node.input)
     assert read_and_given > 10
     assert len({model.opset_import[0].version for model in found}) > 5
+
+
+def test_operators_without_a_rule_come_from_the_examples_of_onnx() -> None:
+    # onnx gives the examples of one operator only in a process, if it is asked for one.
+    for op, shape in (("If", (1,)), ("Det", (2, 2)), ("EyeLike", (4, 4))):
+        draft = Draft(random.Random(0), 18, np.dtype(np.float32))
+        made = example(draft, op, draft.input(np.dtype(np.float32), shape))
+        assert (made is not None) == (op != "If")
+
+
+def test_the_example_of_a_pass_is_grown_and_tried() -> None:
+    # Chance alone would make none of these.
+    for name in ("softmax-conv-to-matmul", "fuse-layer-norm", "inline-if", "push-affine"):
+        done = fuzz(Pipeline.parse(name), FuzzOptions(count=24, seed=2))
+        assert not done.findings
+        assert done.by_pass[name] >= 3
+
+
+@pytest.mark.parametrize(
+    ("mutation", "kind"),
+    [(wrapping.into_branch, "If"), (wrapping.into_loop, "Loop"), (wrapping.into_function, "made")],
+)
+def test_nodes_are_put_into_bodies_and_functions(mutation: Mutation, kind: str) -> None:
+    source = onnx.shape_inference.infer_shapes(models.resnet())
+    wrapped = 0
+    for seed in range(8):
+        model = copied(source)
+        if not mutation(model, random.Random(seed)):
+            continue
+        wrapped += 1
+        assert not invalid(model)
+        assert any(kind in (node.op_type, node.domain) for node in model.graph.node)
+        run = functools.partial(_run, model)
+        (fed, *_) = find(Model.from_proto(copied(model)), run, samples=1)
+        known = {info.name for info in source.graph.input}
+        plain = _run(source, {name: value for name, value in fed.arrays.items() if name in known})
+        assert plain.outputs is not None
+        for name, value in plain.outputs.items():
+            np.testing.assert_array_equal(fed.outputs[name], value)
+    assert wrapped >= 3
+
+
+def _run(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> Run:
+    return Evaluator().run(model, [feeds])[0]
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [nearby.read_again, nearby.other_operator, nearby.other_attribute, nearby.other_shape, nearby.other_size],
+)
+def test_what_a_pass_looks_for_is_there_only_nearly(mutation: Mutation) -> None:
+    text = (
+        "g (float[1,2,2] x) => (float[1,2,2] y) <float[1] a = {1}, float[2] b = {3, 4}>"
+        " { s = Add (x, a) t = Mul (s, b) r = Relu (t) y = Softmax<axis: int = 2> (r) }"
+    )
+    source = onnx.shape_inference.infer_shapes(parse_model(text))
+    changed = [copied(source) for _ in range(12)]
+    for seed, model in enumerate(changed):
+        mutation(model, random.Random(seed))
+    valid = [model for model in changed if model != source and not invalid(model)]
+    assert len({model.SerializeToString() for model in valid}) >= 2
+
+
+def test_weights_are_shared_and_values_read_elsewhere() -> None:
+    model = parse_model(
+        "g (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {3, 4}>"
+        " { s = Add (x, a) t = Mul (s, b) y = Sub (t, s) }"
+    )
+    shared = copied(model)
+    assert nearby.shared_weight(shared, random.Random(0))
+    assert len({shared.graph.node[0].input[1], shared.graph.node[1].input[1]}) == 1
+    rewired = onnx.shape_inference.infer_shapes(model)
+    assert nearby.rewired(rewired, random.Random(0))
+    assert not invalid(rewired)
+    assert [list(node.input) for node in rewired.graph.node] != [
+        list(node.input) for node in model.graph.node
+    ]
 
 
 def test_real_models_are_cut_and_mutated(tmp_path: Path) -> None:

@@ -157,3 +157,21 @@ def test_root_mean_square(body: str) -> None:
 )
 def test_what_only_looks_like_root_mean_square(source: onnx.ModelProto, reason: str) -> None:
     assert_declines(RMS, source, *([reason] if reason else []))
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [(LAYER, "eps"), (LAYER, "scale"), (LAYER, "bias"), (RMS, "eps"), (RMS, "scale")],
+)
+def test_constants_with_more_axes_than_what_is_normalized_are_left(
+    step: FuseLayerNorm | FuseRmsNorm, name: str
+) -> None:
+    # They give their axes to the result, which a normalization would not have.
+    root_mean_square = f"{MEAN_SQUARE} n = Div(x, r) y = Mul(n, scale)"
+    model = net(FULL) if step is LAYER else net(root_mean_square, opset=23)
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.dims[:] = [1] * (4 - len(tensor.dims)) + list(tensor.dims)
+    model.graph.output[0].type.tensor_type.shape.dim.insert(0, onnx.TensorShapeProto.Dimension(dim_value=1))
+    del model.graph.value_info[:]
+    assert_declines(step, onnx.shape_inference.infer_shapes(model, strict_mode=True), "axes")

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from graphopt.properties.holding import Prover
 from graphopt.testing import assert_declines, assert_rewrites
 from graphopt_passes.merge_clip import MergeClip
 from tests.support import assert_same, ops, proto
@@ -68,3 +69,31 @@ def test_other_types_and_opsets() -> None:
 )
 def test_what_is_left(source: onnx.ModelProto, reason: str) -> None:
     assert_declines(STEP, source, reason)
+
+
+def test_a_bound_of_one_axis_is_left_where_the_tensor_has_none() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float x) => (float y) { t = Relu(x) y = Clip(t, , b) }'
+    )
+    assert_declines(STEP, proto(text, b=np.asarray([6], np.float32)), "the bounds are not known")
+    assert_rewrites(STEP, proto(text.replace("float x", "float[N] x").replace("float y", "float[N] y"),
+                                b=np.asarray([6], np.float32)), applied=1)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_bound_of_several_axes_is_left(name: str) -> None:
+    model = net("t = Relu(x) y = Clip(t, a, b)", a=-1, b=6)
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.dims[:] = [1, 1, 1]
+    assert_declines(STEP, model, "the bounds are not known")
+
+
+def test_the_sign_of_a_zero_is_what_the_runtime_makes_of_it() -> None:
+    # 16-bit floats are judged in onnx's reference evaluator, whose Relu alone makes a 0 of a -0.
+    model = net("t = Relu(x) y = Clip(t, a, b) k = Neg(h)", more=", float16[2] k", a=-1, b=6)
+    model.graph.input.add(name="h").type.CopyFrom(model.graph.output[1].type)
+    feeds = {"x": np.full((3, 4), -0.0, np.float32), "h": np.ones(2, np.float16)}
+    proof = Prover(STEP).prove(model, feeds=[feeds])
+    assert proof.applied.rewrites == 1
+    assert proof.fault is None

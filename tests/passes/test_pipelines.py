@@ -1,4 +1,4 @@
-"""A pipeline that has run over a model finds nothing on a second run."""
+"""What holds of the pipelines that come with graphopt as a whole."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import pytest
 
 import graphopt
 from graphopt.pipeline.examples import parse_model
+from graphopt.pipeline.spec import Pipeline
+from graphopt.testing import assert_rewrites
+from graphopt_passes import pipelines
+from tests.support import ops
 
 HEADS = """g (float[N,T,16] x) => (float[A,B,C] y)
   <float[16,16] q = {ROW}, float[16,16] k = {ROW}, float[16,16] v = {ROW}, float half = {0.5},
@@ -37,3 +41,21 @@ def test_a_second_run_changes_nothing(text: str, pipeline: str) -> None:
     assert {
         entry.instance: entry.rewrites for entry in second.record.passes if entry.ops or entry.rewrites
     } == {}
+
+
+DEAD = """
+    <ir_version: 8, opset_import: ["" : 18]>
+    g (float16[N] x) => (double[N] y) {
+        wide = Cast<to: int = 1>(x)
+        wider = Cast<to: int = 11>(wide)
+        y = Neg(wider)
+        nobody = Relu(wide)
+        reads = Exp(nobody)
+    }
+"""
+
+
+@pytest.mark.parametrize("text", [pipelines.EXACT, pipelines.PORTABLE.partition(",onnxsim")[0]])
+def test_dead_readers_are_gone_before_the_rest(text: str) -> None:
+    # As second readers they kept two Casts from becoming one, until a second run.
+    assert ops(assert_rewrites(Pipeline.parse(text), DEAD)) == ["Cast", "Neg"]

@@ -96,3 +96,8 @@ def test_a_softmax_that_is_read_elsewhere_is_left() -> None:
 )
 def test_what_is_none_of_its_business(body: str, weight: np.ndarray, result: str, opset: int) -> None:
     assert_declines(STEP, head(body, "float[2,16,3,10] x", result, opset, weight))
+
+
+def test_a_conv_that_nothing_can_run_is_left() -> None:
+    # onnx's inference takes it, and in a branch that is never taken nothing else looks.
+    assert_declines(STEP, head(TRANSPOSED, "float[2,3,10,10] x"), "so many channels")
