@@ -362,7 +362,8 @@ class _Attempt:
         entry.notes = [*done.report.notes, *done.notes]
         entry.portability = done.report.portability
         entry.cached = done.cached
-        if not diff and not diff.renamed:
+        same_ports = done.model.interface() == self.outcome.model.interface()
+        if not diff and not diff.renamed and same_ports:
             return (), False
         record_diff(entry, diff)
         record_regions(entry, regions)
