@@ -37,6 +37,7 @@ def net(
 
 
 NEAREST = 'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"'
+SCALES = "repeat pixels"
 TWICE = np.array([1, 1, 2, 2], dtype=np.float32)
 U, V, W = weights(16, 8, 3, 3), weights(32, 8, 1, 1), weights(16, 48, 1, 1)
 PARTS = "a = Conv<pads=[1,1,1,1]>(x, u) b = Conv(x, v) q = Concat<axis=1>(a, b)"
@@ -88,7 +89,8 @@ class TestSplitConcatConv:
             (f"{PARTS} c = Conv(q, w) y = Relu(c)", weights(80, 48, 1, 1), "cost more"),
             ("a = Abs(x) b = Conv(x, v) q = Concat<axis=1>(a, b) c = Conv(q, w) y = Relu(c)",
              weights(16, 40, 1, 1), "not computed in blocks"),
-            ("a = Conv(x, v24) b = Conv(x, v24) q = Concat<axis=1>(a, b) c = Conv(q, w) y = Relu(c)", W, "not computed"),
+            ("a = Conv(x, v24) b = Conv(x, v24) q = Concat<axis=1>(a, b) c = Conv(q, w) y = Relu(c)",
+             W, "not computed"),
             (f"{PARTS} c = Conv(q, w, n) y = Relu(c)", W, "none of the blocked layout"),
         ],
     )  # fmt: skip
@@ -103,8 +105,14 @@ class TestSplitConcatConv:
     def test_other_types_have_no_blocked_layout(self, dtype: type) -> None:
         kind = "float16" if dtype is np.float16 else "double"
         body = f"{PARTS} c = Conv(q, w) y = Relu(c)"
-        made = net(body, f"{kind}[1,16,6,6] y", source=f"{kind}[1,8,6,6] x",
-                   u=U.astype(dtype), v=V.astype(dtype), w=W.astype(dtype))  # fmt: skip
+        made = net(
+            body,
+            f"{kind}[1,16,6,6] y",
+            source=f"{kind}[1,8,6,6] x",
+            u=U.astype(dtype),
+            v=V.astype(dtype),
+            w=W.astype(dtype),
+        )
         assert_declines(self.STEP, made, "none of the blocked layout")
 
 
@@ -121,13 +129,23 @@ class TestConvBeforeUpsample:
         ],
     )
     def test_the_conv_goes_first(self, how: str) -> None:
-        made = net(f"r = Resize<{how}>(x, , s) y = Conv(r, w, k)", "float[1,4,12,18] y",
-                   w=weights(4, 8, 1, 1), k=weights(4), s=np.array([1, 1, 2, 3], np.float32))  # fmt: skip
+        made = net(
+            f"r = Resize<{how}>(x, , s) y = Conv(r, w, k)",
+            "float[1,4,12,18] y",
+            w=weights(4, 8, 1, 1),
+            k=weights(4),
+            s=np.array([1, 1, 2, 3], np.float32),
+        )
         assert ops(assert_rewrites(self.STEP, made, applied=1)) == ["Conv", "Resize"]
 
     def test_dynamic_sizes_and_groups(self) -> None:
-        made = net(f"r = Resize<{NEAREST}>(x, , s) y = Conv<group=2>(r, w)", "float[n,4,p,q] y",
-                   source="float[N,8,H,W] x", w=weights(4, 4, 1, 1), s=TWICE)  # fmt: skip
+        made = net(
+            f"r = Resize<{NEAREST}>(x, , s) y = Conv<group=2>(r, w)",
+            "float[n,4,p,q] y",
+            source="float[N,8,H,W] x",
+            w=weights(4, 4, 1, 1),
+            s=TWICE,
+        )
         assert_rewrites(self.STEP, made, applied=1, dims={"H": 5, "W": 3, "N": 2})
 
     def test_two_convs_on_one_image(self) -> None:
@@ -138,11 +156,11 @@ class TestConvBeforeUpsample:
     @pytest.mark.parametrize(
         ("body", "w", "s", "reason"),
         [
-            ("r = Resize<mode='linear'>(x, , s) y = Conv(r, w)", (4, 8, 1, 1), TWICE, "repeat pixels"),
-            (f"r = Resize<{NEAREST}>(x, , s) y = Conv(r, w)", (4, 8, 1, 1), TWICE / 2, "repeat pixels"),
-            (f"r = Resize<{NEAREST}>(x, , s) y = Conv(r, w)", (4, 8, 1, 1), TWICE * 0.75 + 0.25, "repeat pixels"),
-            (f"r = Resize<{NEAREST}>(x, , s) y = Conv(r, w)", (4, 16, 1, 1), np.array([1, 2, 2, 2]), "repeat pixels"),
-            (f"r = Resize<{NEAREST}>(x, , , z) y = Conv(r, w)", (4, 8, 1, 1), TWICE, "repeat pixels"),
+            ("r = Resize<mode='linear'>(x, , s) y = Conv(r, w)", (4, 8, 1, 1), TWICE, SCALES),
+            (f"r = Resize<{NEAREST}>(x, , s) y = Conv(r, w)", (4, 8, 1, 1), TWICE / 2, SCALES),
+            (f"r = Resize<{NEAREST}>(x, , s) y = Conv(r, w)", (4, 8, 1, 1), TWICE * 0.75 + 0.25, SCALES),
+            (f"r = Resize<{NEAREST}>(x, , s) y = Conv(r, w)", (4, 16, 1, 1), np.array([1, 2, 2, 2]), SCALES),
+            (f"r = Resize<{NEAREST}>(x, , , z) y = Conv(r, w)", (4, 8, 1, 1), TWICE, SCALES),
             (f"r = Resize<{NEAREST}>(x, , s) y = Conv(r, w)", (4, 8, 3, 3), TWICE, None),
             (f"r = Resize<{NEAREST}>(x, , s) y = Conv<strides=[2,2]>(r, w)", (4, 8, 1, 1), TWICE, None),
             (f"r = Resize<{NEAREST}>(x, , s) y = Conv<pads=[0,1,0,0]>(r, w)", (4, 8, 1, 1), TWICE, None),
@@ -152,8 +170,14 @@ class TestConvBeforeUpsample:
     )  # fmt: skip
     def test_it_leaves(self, body: str, w: tuple[int, ...], s: np.ndarray, reason: str | None) -> None:
         outputs = f"float[1,{w[0]},p,q] y" + (", float[1,8,12,12] v" if " v " in body else "")
-        made = net(body.replace("'", '"'), outputs, w=weights(*w), s=s.astype(np.float32),
-                   z=np.array([1, 8, 12, 12]), infer=False)  # fmt: skip
+        made = net(
+            body.replace("'", '"'),
+            outputs,
+            w=weights(*w),
+            s=s.astype(np.float32),
+            z=np.array([1, 8, 12, 12]),
+            infer=False,
+        )
         assert_declines(self.STEP, made, reason)
 
 
@@ -169,8 +193,13 @@ class TestMeanToPool:
         ],
     )
     def test_it_becomes_a_pool(self, body: str, opset: int) -> None:
-        made = net(f"a = Conv(x, v) {body} y = Relu(m)", "float[1,32,1,1] y", opset=opset, v=V,
-                   sides=np.array([2, 3]))  # fmt: skip
+        made = net(
+            f"a = Conv(x, v) {body} y = Relu(m)",
+            "float[1,32,1,1] y",
+            opset=opset,
+            v=V,
+            sides=np.array([2, 3]),
+        )
         assert ops(assert_rewrites(self.STEP, made, applied=1)) == ["Conv", "GlobalAveragePool", "Relu"]
 
     @pytest.mark.parametrize(
@@ -206,8 +235,14 @@ class TestGateByResize:
         )
 
     def test_a_symbolic_batch(self) -> None:
-        made = net(f"{GATE} m = Mul(i, g) y = Conv(m, w)", "float[N,16,6,6] y", source="float[N,8,6,6] x",
-                   v=V, f=weights(32, 32, 1, 1), w=weights(16, 32, 1, 1))  # fmt: skip
+        made = net(
+            f"{GATE} m = Mul(i, g) y = Conv(m, w)",
+            "float[N,16,6,6] y",
+            source="float[N,8,6,6] x",
+            v=V,
+            f=weights(32, 32, 1, 1),
+            w=weights(16, 32, 1, 1),
+        )
         assert_rewrites(self.STEP, made, applied=1, dims={"N": 3})
 
     @pytest.mark.parametrize(
@@ -225,13 +260,26 @@ class TestGateByResize:
     )  # fmt: skip
     def test_it_leaves(self, body: str, source: str, reason: str | None) -> None:
         channels = 32 if "Relu" in body else 16
-        made = net(body, f"float[n,{channels},p,q] y", source=source, v=V, f=weights(32, 32, 1, 1),
-                   w=weights(16, 32, 1, 1), c=weights(1, 32, 1, 1))  # fmt: skip
+        made = net(
+            body,
+            f"float[n,{channels},p,q] y",
+            source=source,
+            v=V,
+            f=weights(32, 32, 1, 1),
+            w=weights(16, 32, 1, 1),
+            c=weights(1, 32, 1, 1),
+        )
         assert_declines(self.STEP, made, reason)
 
     def test_below_opset_13_a_resize_needs_a_region(self) -> None:
-        made = net(f"{GATE} m = Mul(i, g) y = Conv(m, w)", OUT, opset=12, v=V, f=weights(32, 32, 1, 1),
-                   w=weights(16, 32, 1, 1))  # fmt: skip
+        made = net(
+            f"{GATE} m = Mul(i, g) y = Conv(m, w)",
+            OUT,
+            opset=12,
+            v=V,
+            f=weights(32, 32, 1, 1),
+            w=weights(16, 32, 1, 1),
+        )
         assert_declines(self.STEP, made)
 
 
@@ -250,9 +298,18 @@ class TestAffineAsConv:
         ],
     )
     def test_it_becomes_one_conv(self, body: str) -> None:
-        made = net(f"i = Conv(x, v) a = Relu(i) {body} y = Conv<group=32, pads=[1,1,1,1]>(c, d)",
-                   "float[1,32,6,6] y", v=V, d=self.D, one=np.array([1.5], np.float32), two=np.float32(-2),
-                   channels=weights(1, 32, 1, 1), rows=weights(32, 1, 1), whole=weights(1, 1, 1, 1), infer=False)  # fmt: skip
+        made = net(
+            f"i = Conv(x, v) a = Relu(i) {body} y = Conv<group=32, pads=[1,1,1,1]>(c, d)",
+            "float[1,32,6,6] y",
+            v=V,
+            d=self.D,
+            one=np.array([1.5], np.float32),
+            two=np.float32(-2),
+            channels=weights(1, 32, 1, 1),
+            rows=weights(32, 1, 1),
+            whole=weights(1, 1, 1, 1),
+            infer=False,
+        )
         assert ops(assert_rewrites(self.STEP, made, applied=1)) == ["Conv", "Relu", "Conv", "Conv"]
 
     @pytest.mark.parametrize(
@@ -270,9 +327,17 @@ class TestAffineAsConv:
     def test_it_leaves(self, body: str, outputs: int, reason: str | None) -> None:
         seen = "float[1,16,6,6] y" + (", float[1,32,6,6] z" if outputs == 2 else "")
         nodes = "b = Mul(a, two) y = Conv(b, w) c = Add(b, two) z = Abs(c)" if outputs == 2 else body
-        made = net(f"i = Conv(x, v) a = Relu(i) {nodes}", seen, v=V, w=weights(16, 32, 1, 1),
-                   two=np.float32(2), columns=weights(1, 1, 1, 6), row=weights(6),
-                   huge=np.float32(1e30), tiny=np.float32(1e-30))  # fmt: skip
+        made = net(
+            f"i = Conv(x, v) a = Relu(i) {nodes}",
+            seen,
+            v=V,
+            w=weights(16, 32, 1, 1),
+            two=np.float32(2),
+            columns=weights(1, 1, 1, 6),
+            row=weights(6),
+            huge=np.float32(1e30),
+            tiny=np.float32(1e-30),
+        )
         if outputs == 2:
             after = assert_rewrites(self.STEP, made, applied=1)
             assert ops(after).count("Add") == 1
@@ -280,6 +345,11 @@ class TestAffineAsConv:
             assert_declines(self.STEP, made, reason)
 
     def test_what_is_read_between_stays(self) -> None:
-        made = net("i = Conv(x, v) a = Relu(i) b = Mul(a, two) c = Add(b, two) y = Conv(c, w) z = Abs(b)",
-                   "float[1,16,6,6] y, float[1,32,6,6] z", v=V, w=weights(16, 32, 1, 1), two=np.float32(2))  # fmt: skip
+        made = net(
+            "i = Conv(x, v) a = Relu(i) b = Mul(a, two) c = Add(b, two) y = Conv(c, w) z = Abs(b)",
+            "float[1,16,6,6] y, float[1,32,6,6] z",
+            v=V,
+            w=weights(16, 32, 1, 1),
+            two=np.float32(2),
+        )
         assert_declines(self.STEP, made, "not computed in blocks")
