@@ -58,11 +58,10 @@ def test_hard_swish(body: str) -> None:
 @pytest.mark.parametrize(
     ("opset", "expected"), [(13, ["Conv", "HardSigmoid", "Mul"]), (14, ["Conv", "HardSwish"])]
 )
-def test_constants_with_an_axis_behind_a_conv_whose_shape_is_not_known(
-    opset: int, expected: list[str]
-) -> None:
+def test_constants_with_an_axis_behind_a_conv(opset: int, expected: list[str]) -> None:
     body = f"v = Conv(x, w) {SWISH.replace('x', 'v')}".replace("siv", "six")
-    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[1,2,3,3] x) => (float[1,2,3,3] y) {{ {body} }}'
+    header = f'<ir_version: 8, opset_import: ["" : {opset}]>'
+    text = f"{header} g (float[1,2,3,3] x) => (float[1,2,3,3] y) {{ {body} }}"
     numbers = {"three": [3.0], "six": [6.0]}
     source = proto(
         text,
