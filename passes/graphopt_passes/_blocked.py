@@ -13,6 +13,9 @@ from graphopt import facts
 BLOCK = 16
 """The largest block of channels: a multiple of it is one of 8, too."""
 
+MOST_PIXELS = 1024
+"""Up to how large an image repeating a gate over it pays."""
+
 _ALIGNED = 4
 """What the channels of a Conv must be a multiple of to enter or leave the layout."""
 _UNARY = ("Clip", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh")

@@ -8,9 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
-from graphopt_passes._blocked import BLOCK, blocked_channels
-
-_MOST_PIXELS = 1024
+from graphopt_passes._blocked import BLOCK, MOST_PIXELS, blocked_channels
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class GateByResize(RewritePass[Gated]):
         rows, columns = sides[image] or (None, None)
         if not isinstance(rows, int) or not isinstance(columns, int) or rows * columns < 1:
             return Declined("the size of the image is not known")
-        if rows * columns > _MOST_PIXELS:
+        if rows * columns > MOST_PIXELS:
             return Declined("the image is so large that a copy costs no more")
         if shapes[0] is None or shapes[1] is None or shapes[0][0] is None or shapes[0][0] != shapes[1][0]:
             return Declined("the gates may be those of another batch")

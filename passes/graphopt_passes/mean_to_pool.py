@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
-from graphopt_passes._blocked import BLOCK, blocked_channels
+from graphopt_passes._blocked import BLOCK, MOST_PIXELS, blocked_channels
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class MeanToPool(RewritePass[ir.Value]):
 
     When it does not apply:
         Where other axes take part or the axes are not kept; the image is not computed in the blocked
-        layout, or its channels are no multiple of 16.
+        layout, or its channels are no multiple of 16; something else reads it than Convs and a gate that
+        gate-by-resize takes, as it is copied for that anyway: then the pool costs 1 to 3 % of a text
+        recognizer.
 
     Numerics:
         Reassociates: the pixels are summed in another order.
@@ -50,7 +52,15 @@ class MeanToPool(RewritePass[ir.Value]):
             return None
         if sorted(axis % 4 for axis in axes) != [2, 3] or not facts.attribute(node, "keepdims", 1):
             return None
-        return source if channels % BLOCK == 0 else Declined("the channels are not a multiple of 16")
+        if channels % BLOCK:
+            return Declined("the channels are not a multiple of 16")
+        dims = facts.shape(source)
+        sides = [dim for dim in dims[2:] if isinstance(dim, int)] if dims is not None else []
+        gated = len(sides) == 2 and sides[0] * sides[1] <= MOST_PIXELS
+        others = [use.node for use in source.uses() if use.node is not node]
+        if not all(facts.is_op(user, "Conv", *(("Mul",) if gated else ())) for user in others):
+            return Declined("something else reads the image, which then is copied anyway")
+        return source
 
     def rewrite(self, match: ir.Value, rw: Rewriter) -> None:
         assert rw.root is not None

@@ -217,6 +217,15 @@ class TestMeanToPool:
         made.graph.output[0].type.tensor_type.ClearField("shape")
         assert_declines(self.STEP, made)
 
+    @pytest.mark.parametrize(("size", "declines"), [("6,6", False), ("H,W", True), ("40,40", True)])
+    def test_a_gate_only_where_it_is_repeated(self, size: str, declines: bool) -> None:
+        body = "a = Conv(x, v) m = ReduceMean<axes=[2,3]>(a) g = Sigmoid(m) y = Mul(a, g)"
+        made = net(body, f"float[1,32,{size}] y", source=f"float[1,8,{size}] x", v=V)
+        if declines:
+            assert_declines(self.STEP, made, "copied anyway")
+        else:
+            assert_rewrites(self.STEP, made, applied=1)
+
 
 GATE = "i = Conv(x, v) p = GlobalAveragePool(i) h = Conv(p, f) g = Sigmoid(h)"
 
