@@ -313,7 +313,7 @@ class TestAffineAsConv:
             v=V,
             d=self.D,
             one=np.array([1.5], np.float32),
-            two=np.float32(-2),
+            two=np.array(-2, np.float32),
             channels=weights(1, 32, 1, 1),
             rows=weights(32, 1, 1),
             whole=weights(1, 1, 1, 1),
@@ -341,11 +341,11 @@ class TestAffineAsConv:
             seen,
             v=V,
             w=weights(16, 32, 1, 1),
-            two=np.float32(2),
+            two=np.array(2, np.float32),
             columns=weights(1, 1, 1, 6),
             row=weights(6),
-            huge=np.float32(1e30),
-            tiny=np.float32(1e-30),
+            huge=np.array(1e30, np.float32),
+            tiny=np.array(1e-30, np.float32),
         )
         if outputs == 2:
             after = assert_rewrites(self.STEP, made, applied=1)
@@ -359,6 +359,6 @@ class TestAffineAsConv:
             "float[1,16,6,6] y, float[1,32,6,6] z",
             v=V,
             w=weights(16, 32, 1, 1),
-            two=np.float32(2),
+            two=np.array(2, np.float32),
         )
         assert_declines(self.STEP, made, "not computed in blocks")
