@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -73,8 +74,20 @@ def example_of(cls: type[Pass]) -> Example | None:
     # The class itself, not what is installed by its name.
     here = Entry(cls.name, "pass", f"{cls.__module__}:{cls.__qualname__}", cls.__module__, lambda: cls)
     pipeline = Pipeline.parse(found.step, Registry([here]), title=f"the example of '{cls.name}'")
-    before = onnx.shape_inference.infer_shapes(parse_model(found.model), data_prop=True)
-    return Example(pipeline, before)
+    model = parse_model(found.model)
+    _give_numbers(model.graph)
+    return Example(pipeline, onnx.shape_inference.infer_shapes(model, data_prop=True))
+
+
+def _give_numbers(graph: onnx.GraphProto) -> None:
+    """Give numbers to weights that are declared without, as theirs do not matter."""
+    made = {name for node in graph.node for name in node.output}
+    for info in [info for info in graph.value_info if info.name not in made]:
+        tensor = info.type.tensor_type
+        dims = [dim.dim_value for dim in tensor.shape.dim]
+        numbers = [(7 * index % 31) / 31 - 0.5 for index in range(math.prod(dims))]
+        graph.initializer.append(onnx.helper.make_tensor(info.name, tensor.elem_type, dims, numbers))
+        graph.value_info.remove(info)
 
 
 def draw_example(cls: type[Pass], tools: Toolbox | None = None) -> Picture:

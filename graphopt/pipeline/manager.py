@@ -25,6 +25,7 @@ from graphopt.rewrite.changes import Change, DeclinedPlace, Diff
 from graphopt.rewrite.diff import regional_diff
 from graphopt.rewrite.driver import Driver, SiteBook
 from graphopt.rewrite.gate import IDENTITY, Gate, Site, SiteKey
+from graphopt.rewrite.inferred import newly_known
 from graphopt.rewrite.passes import OpaquePass, Pass, RewritePass, SurgeonPass
 from graphopt.rewrite.workspace import Workspace
 
@@ -372,7 +373,10 @@ class _Attempt:
         entry.not_run = done.not_run
         changed = done.model is not self.outcome.model
         diff, regions = regional_diff(self.outcome.model.ir, done.model.ir) if changed else (Diff(), [])
-        if not diff and not diff.renamed:
+        learned = newly_known(self.outcome.model.ir, done.model.ir) if changed and not diff else 0
+        if learned:
+            entry.notes.append(f"inferred types and shapes of {learned} values")
+        elif not diff and not diff.renamed:
             if isinstance(step, OpaquePass):
                 self._manager.tools.note_unchanged(done)
                 self._note_idle(step, entry, disabled)

@@ -133,6 +133,8 @@ class ValueCheck:
             except BadInput as error:
                 unfit = unfit or str(error)
                 continue
+            gone = _frozen_defaults(source, after, changes)
+            found = [feed for feed in found if gone.isdisjoint(feed.arrays)]
             pair = _Pair(before, after, changes, engine, coarse if engine == "runtime" else 0.0)
             faults = (self._differs(pair, feed) for feed in found)
             return Values(next((fault for fault in faults if fault is not None), None), tuple(found))
@@ -285,6 +287,14 @@ def _rounded_anew(array: Array, rng: np.random.Generator) -> Array:
         return array
     with np.errstate(all="ignore"):
         return np.asarray(array * (1 + grain * rng.uniform(-1, 1, array.shape))).astype(array.dtype)
+
+
+def _frozen_defaults(source: Model, after: onnx.ModelProto, changes: Sequence[Signature]) -> frozenset[str]:
+    """The inputs with a value of their own that passes made constant, so that no feed may replace them."""
+    if not any(change.defaults for change in changes):
+        return frozenset()
+    kept = {info.name for info in after.graph.input}
+    return frozenset(port.name for port in source.interface().inputs if port.optional) - kept
 
 
 def _coarsest(source: Model, model: onnx.ModelProto) -> float:

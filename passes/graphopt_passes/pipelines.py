@@ -25,6 +25,6 @@ _TIDY = "merge-duplicate-initializers"
 EXACT = f"fixpoint({_EXACT_STEPS},fold-constants,{_TIDY})"
 PORTABLE = f"fixpoint({_STEPS}),onnxsim,fixpoint({_STEPS},{_FUSIONS},{_TIDY})"
 # What pays for the kernels and layouts of ONNX Runtime alone, and may take more nodes.
-_FOR_RUNTIME = "split-conv"
+_FOR_RUNTIME = "split-conv,split-concat-conv,conv-before-upsample,mean-to-pool,gate-by-resize,affine-as-conv"
 DEFAULT = f"{PORTABLE},{_FOR_RUNTIME},ort{{level=extended}}"
 THIS_CPU = f"{PORTABLE},{_FOR_RUNTIME},ort{{level=all}}"

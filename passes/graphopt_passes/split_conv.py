@@ -75,7 +75,8 @@ class SplitConv(RewritePass[Parts]):
         if chain is None:
             return None
         conv, activation = chain
-        rank = facts.rank(conv.outputs[0])
+        weight = facts.constant(conv.inputs[1])
+        rank = facts.rank(conv.outputs[0]) if weight is None else weight.ndim
         axis = facts.attribute(node, "axis", 0)
         if rank is None or rank < 3 or axis not in (1, 1 - rank) or len(node.outputs) < 2:
             return None
@@ -89,12 +90,13 @@ class SplitConv(RewritePass[Parts]):
             return Declined("the value before the Split is read elsewhere")
         if any(step.graph is not node.graph for step in (conv, *activation)):
             return Declined("a part of it is in an outer graph")
-        sizes = [(facts.shape(part) or (None, None))[1] for part in node.outputs]
-        if not all(isinstance(size, int) and size > 0 and size % _BLOCK == 0 for size in sizes):
+        if weight is None:
+            return None
+        sizes = _sizes(node, weight.shape[0])
+        if not all(size > 0 and size % _BLOCK == 0 for size in sizes):
             return Declined("a part is not a multiple of 8 channels")
-        bounds = tuple(accumulate((size for size in sizes if isinstance(size, int)), initial=0))
-        weight = facts.constant(conv.inputs[1])
-        if weight is None or weight.shape[0] != bounds[-1]:
+        bounds = tuple(accumulate(sizes, initial=0))
+        if weight.shape[0] != bounds[-1]:
             return Declined("the parts are not those of the Conv's channels")
         return Parts(conv, activation, node, bounds)
 
@@ -127,6 +129,17 @@ class SplitConv(RewritePass[Parts]):
                 )
                 values[step.outputs[0]] = made
             rw.replace(old, made)
+
+
+def _sizes(split: ir.Node, channels: int) -> tuple[int, ...]:
+    """The channels of each part, (0,) where they are not constant."""
+    count = len(split.outputs)
+    if len(split.inputs) > 1 and split.inputs[1] is not None:
+        return facts.ints(split.inputs[1]) or (0,)
+    given = facts.attribute(split, "split")
+    if given is not None:
+        return tuple(given)
+    return (channels // count,) * count if channels % count == 0 else (0,)
 
 
 def _rows(weight: np.ndarray[Any, Any], begin: int, end: int) -> np.ndarray[Any, Any]:

@@ -55,6 +55,23 @@ def test_hard_swish(body: str) -> None:
     assert ops(assert_rewrites(HARD, net(body), applied=1)) == ["HardSwish"]
 
 
+@pytest.mark.parametrize(
+    ("opset", "expected"), [(13, ["Conv", "HardSigmoid", "Mul"]), (14, ["Conv", "HardSwish"])]
+)
+def test_constants_with_an_axis_behind_a_conv(opset: int, expected: list[str]) -> None:
+    body = f"v = Conv(x, w) {SWISH.replace('x', 'v')}".replace("siv", "six")
+    header = f'<ir_version: 8, opset_import: ["" : {opset}]>'
+    text = f"{header} g (float[1,2,3,3] x) => (float[1,2,3,3] y) {{ {body} }}"
+    numbers = {"three": [3.0], "six": [6.0]}
+    source = proto(
+        text,
+        w=np.ones((2, 2, 1, 1), np.float32),
+        zero=np.float32(0),
+        **{name: np.asarray(number, np.float32) for name, number in numbers.items()},
+    )
+    assert ops(assert_rewrites(HARD, source, applied=1)) == expected
+
+
 def test_the_gate_alone_is_a_hard_sigmoid_first() -> None:
     assert ops(assert_rewrites(HARD, net(f"{CLIP} y = Div(c, six)"), applied=1)) == ["HardSigmoid"]
     both = assert_rewrites(HARD, net(f"{CLIP} s = Div(c, six) y = Mul(s, x)"))

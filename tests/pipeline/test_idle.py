@@ -105,9 +105,11 @@ def test_a_tool_is_not_run_on_a_model_that_it_left_unchanged_last_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
-    first = _run("eliminate-identity,onnxsim", cache=True)["onnxsim"]
+    # Twice, as the first time it infers shapes.
+    pipeline = "eliminate-identity,onnxsim,eliminate-noop,onnxsim"
+    first = _run(pipeline, cache=True)["onnxsim#2"]
     monkeypatch.setattr(Worker, "call", _refuse)
-    second = _run("eliminate-identity,onnxsim", cache=True)["onnxsim"]
+    second = _run(pipeline, cache=True)["onnxsim#2"]
     assert (first.status, first.cached, first.not_run) == ("unchanged", False, "")
     assert (second.status, second.cached, second.not_run) == ("unchanged", True, LAST_TIME)
     assert (second.notes, second.components) == (first.notes, first.components)
@@ -142,3 +144,18 @@ def test_a_tool_that_holds_no_weights_is_run_all_the_same() -> None:
     _Tool.calls = 0
     _run([_Tool()], memory=11)
     assert _Tool.calls == 1
+
+
+def test_a_tool_that_only_infers_shapes_is_kept() -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2,3] x) => (float[2,3] y) { a = Neg(x) b = Exp(a) y = Relu(b) }
+    """
+    result = graphopt.run(onnx.parser.parse_model(text), "onnxsim", check="off")
+    (entry,) = result.record.passes
+    assert entry.status == "changed"
+    assert "inferred types and shapes of 2 values" in entry.notes
+    shapes = {value.name: value.shape for node in result.model.ir.graph for value in node.outputs}
+    assert shapes["a"] == shapes["b"] == (2, 3)
+    again = graphopt.run(result.model, "onnxsim", check="off")
+    assert again.record.passes[0].status == "unchanged"

@@ -21,6 +21,10 @@ _UNARY = frozenset(
      "Log", "Mish", "Neg", "Not", "PRelu", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sign", "Softmax",
      "Softplus", "Sqrt", "Tanh"}
 )  # fmt: skip
+_RANK_OF_FIRST = _UNARY | {
+    "AveragePool", "BatchNormalization", "Concat", "Conv", "ConvTranspose", "GlobalAveragePool",
+    "GlobalMaxPool", "InstanceNormalization", "MaxPool", "Pad", "Resize", "Transpose"
+}  # fmt: skip
 _READS_ONE_NUMBER = frozenset(
     {"Clip", "CumSum", "OneHot", "PRelu", "Pad", "Squeeze", "TopK", "Trilu", "Unsqueeze"}
 )
@@ -38,7 +42,12 @@ def broadcasts(op_type: str, domain: str) -> bool:
 
 def keeps_rank(op_type: str, domain: str) -> bool:
     """Whether the result has the rank of the first input."""
-    return domain == "" and op_type in _UNARY
+    return domain == "" and op_type in _RANK_OF_FIRST
+
+
+def has_rank_of_weight(op_type: str, domain: str) -> bool:
+    """Whether the result has the rank of the second input."""
+    return domain == "" and op_type in ("Conv", "ConvTranspose")
 
 
 def reads_one_number(op_type: str, domain: str) -> bool:

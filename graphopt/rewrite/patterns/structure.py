@@ -267,6 +267,10 @@ def _lowest_rank(value: ir.Value | None, depth: int = 0) -> int:
     node = value.producer()
     if node is None or depth == _DEEPEST:
         return 0
+    if schemas.has_rank_of_weight(node.op_type, node.domain) and len(node.inputs) > 1:
+        weight = _lowest_rank(node.inputs[1], depth + 1)
+        if weight:
+            return weight
     if schemas.keeps_rank(node.op_type, node.domain) and node.inputs:
         return _lowest_rank(node.inputs[0], depth + 1)
     if schemas.broadcasts(node.op_type, node.domain):
