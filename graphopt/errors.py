@@ -79,9 +79,18 @@ class ToolFailed(PassError):
         message: One sentence.
         status: ``crashed`` or ``timed out``.
         output: What the process had printed, for the record.
+        site: The text of the key of the site that was being rewritten, if one was.
     """
 
-    def __init__(self, message: str, *, status: str, output: str = "", pass_name: str | None = None) -> None:
-        super().__init__(message, pass_name=pass_name)
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: str,
+        output: str = "",
+        pass_name: str | None = None,
+        site: str | None = None,
+    ) -> None:
+        super().__init__(message, pass_name=pass_name, site=site)
         self.status = status
         self.output = output

@@ -48,7 +48,7 @@ def paused_gc() -> Generator[None]:
 
 
 @contextmanager
-def _quiet_reader() -> Generator[None]:
+def quiet_reader() -> Generator[None]:
     """Keep onnx-ir from logging what is raised as one sentence, or kept aside, here."""
     logger = logging.getLogger("onnx_ir")
     level = logger.level
@@ -160,7 +160,7 @@ class Model:
         _refuse_duplicates(proto, label)
         outside: list[fidelity.Outside] = []
         try:
-            with _quiet_reader():
+            with quiet_reader():
                 model = fidelity.to_ir(proto, outside)
             if weights:
                 mapped.give(model, weights)

@@ -14,6 +14,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 from multiprocessing.connection import Client, Connection
 from typing import Any
@@ -28,13 +29,62 @@ def main() -> None:
     key = bytes.fromhex(os.environ.pop("GRAPHOPT_WORKER_KEY"))
     connection = Client(address, authkey=key)
     assert isinstance(connection, Connection)
+    mine, before = os.getpid(), _state()
     while True:
         try:
             message = connection.recv_bytes()
         except EOFError:
             # Threads that a tool left behind must not keep the process.
             os._exit(0)
-        connection.send_bytes(_answer(message))
+        answer = _answer(message)
+        if os.getpid() != mine:
+            # What a tool forked and let come back to here must not answer a second time.
+            os._exit(0)
+        connection.send_bytes(pickle.dumps(_left_behind(before), protocol=5))
+        connection.send_bytes(answer)
+
+
+_State = tuple[str, list[Any], dict[str, str]]
+
+
+def _state() -> _State:
+    return (
+        _folder(),
+        [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        dict(os.environ),
+    )
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def _left_behind(before: _State) -> tuple[str, ...]:
+    """What calls left that could harm a later one, in words."""
+    folder, handlers, variables = _state()
+    threads = threading.active_count() - 1
+    found = {
+        f"{threads} thread{'s' * (threads != 1)}": threads > 0,
+        "another working directory": folder != before[0],
+        "other signal handlers": handlers != before[1],
+        "other environment variables": variables != before[2],
+        "child processes": _has_children(),
+    }
+    return tuple(what for what, is_so in found.items() if is_so)
+
+
+def _has_children() -> bool:
+    if os.name != "posix":
+        return False
+    try:
+        # Children that have ended and that nobody waited for count, too; they are not reaped here.
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _leave_terminal(output: str) -> None:

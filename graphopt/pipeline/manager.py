@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from graphopt.errors import NotConverged, PassError, PipelineError, ToolFailed
 from graphopt.model import Model
 from graphopt.pipeline.entries import net_nodes, record_changes, record_declined, record_diff
+from graphopt.pipeline.foreign import ForeignDriver, can_travel
 from graphopt.pipeline.instrument import Instrument, PassEvent
 from graphopt.pipeline.opaque import Toolbox, components_of, layers_of, run_surgeon, run_tool
 from graphopt.pipeline.pictures import record_regions
@@ -350,7 +351,7 @@ class _Attempt:
         if isinstance(step, RewritePass):
             return self._apply_rewrites(step, instance, entry)
         if isinstance(step, SurgeonPass):
-            done = run_surgeon(step, self.outcome.model)
+            done = run_surgeon(step, self.outcome.model, self._manager.tools)
         elif isinstance(step, OpaquePass):
             model = self.outcome.model
             disabled = self._gate.disabled(instance, lambda: self._manager.components(step, model))
@@ -380,7 +381,7 @@ class _Attempt:
     ) -> tuple[Sequence[Change], bool]:
         if self._space is None:
             self._space = Workspace(self.outcome.model.ir)
-        driver = Driver(step, instance, self._space, self.book)
+        driver = self._driver(step, instance, self._space, entry)
         try:
             done = driver.run()
         except PassError:
@@ -388,6 +389,9 @@ class _Attempt:
             record_changes(entry, driver.changes)
             self.outcome.changes.setdefault(instance, []).extend(driver.changes)
             raise
+        if isinstance(driver, ForeignDriver):
+            self.outcome.model, self._space = driver.model, driver.space
+            entry.notes += driver.notes
         entry.declined = done.declined
         record_declined(entry, done.declined_at)
         self._declined = driver.declined_places
@@ -396,3 +400,14 @@ class _Attempt:
             record_changes(entry, done.changes)
             entry.nodes_after = entry.nodes_before + net_nodes(done.changes)
         return done.changes, bool(done.changes)
+
+    def _driver(
+        self, step: RewritePass[Any], instance: str, space: Workspace, entry: PassEntry
+    ) -> Driver | ForeignDriver:
+        tools = self._manager.tools
+        if not tools.isolates(step):
+            return Driver(step, instance, space, self.book)
+        if not can_travel(step):
+            entry.notes.append("ran in the process of the run: its class is not found in its module by name")
+            return Driver(step, instance, space, self.book)
+        return ForeignDriver(step, instance, self.outcome.model, space, self.book, tools)

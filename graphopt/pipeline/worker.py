@@ -47,6 +47,7 @@ class Reply:
         traceback: The traceback in the process, for a log.
         output: What was printed during the call, at most the last 64 KiB.
         seconds: How long the call took.
+        left: What the call left behind in its process, which is ended for it.
     """
 
     status: Status
@@ -56,6 +57,7 @@ class Reply:
     traceback: str = ""
     output: str = ""
     seconds: float = 0.0
+    left: tuple[str, ...] = ()
 
 
 class Worker:
@@ -85,6 +87,7 @@ class Worker:
         timeout: float | None = None,
         memory: int | None = None,
         setup: tuple[tuple[str, str], ...] = (),
+        fresh: bool = False,
     ) -> Reply:
         """Call a function in the process and wait for it.
 
@@ -94,6 +97,8 @@ class Worker:
             timeout: Seconds before the process is killed; None for no limit.
             memory: Resident bytes above which the process is killed; 80 % of the machine's by default.
             setup: Files to import first, as (module name, path): plugins that are in no package.
+            fresh: Whether to end the process where the call left threads, children, another working
+                directory, signal handlers or environment behind, so that none of it meets a later call.
         """
         call = pickle.dumps((function, arguments), protocol=5)
         message = pickle.dumps((sys.path, setup, call), protocol=5)
@@ -107,10 +112,11 @@ class Worker:
             try:
                 self._connection.send_bytes(message)
                 ended = self._wait(timeout, memory or int(psutil.virtual_memory().total * _MEMORY_SHARE))
+                left: tuple[str, ...] = () if ended else pickle.loads(self._connection.recv_bytes())
                 content = None if ended else self._connection.recv_bytes()
             except (EOFError, OSError):
                 ended = ("crashed", self._epitaph())
-                content = None
+                content, left = None, ()
             except BaseException:
                 # Ctrl-C while waiting: what the process does is of no use any more.
                 self._stop()
@@ -119,7 +125,9 @@ class Worker:
             seconds = time.perf_counter() - begin
             if content is not None:
                 reply: Any = pickle.loads(content)
-                return Reply(**reply, output=output, seconds=seconds)
+                if fresh and left:
+                    self._stop()
+                return Reply(**reply, output=output, seconds=seconds, left=left if fresh else ())
             assert ended is not None
             self._stop()
             return Reply(ended[0], error=ended[1], output=output, seconds=seconds)
@@ -225,14 +233,23 @@ class Worker:
         self._connection, self._process, self._output = None, None, None
 
 
-_shared: list[Worker] = []
+_shared: dict[str, Worker] = {}
 _shared_lock = threading.Lock()
 
 
 def pool() -> Worker:
     """The worker that everything in this process shares; it ends with the interpreter."""
+    return _worker_for("tools")
+
+
+def plugin_pool() -> Worker:
+    """The worker that the code of plugins runs in: what it does to its process harms no session."""
+    return _worker_for("plugins")
+
+
+def _worker_for(use: str) -> Worker:
     with _shared_lock:
-        if not _shared:
-            _shared.append(Worker())
-            atexit.register(_shared[0].close)
-        return _shared[0]
+        if use not in _shared:
+            _shared[use] = Worker()
+            atexit.register(_shared[use].close)
+        return _shared[use]
