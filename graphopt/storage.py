@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import onnx
 
 from graphopt import mapped, wire
 from graphopt.errors import BadInput
+from graphopt.leftovers import scratch_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,16 +228,37 @@ def save_atomically(parts: Iterable[Any], target: Path, kept: Collection[Path]) 
     check_target(target, kept)
     data = data_file(target)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-            model_part, data_part = Path(scratch) / "model", Path(scratch) / "data"
+        with scratch_folder(target.parent, f".{target.name}.") as scratch:
+            model_part, data_part = scratch / "model", scratch / "data"
             size, digest = write_files(parts, model_part, data_part, durable=True)
             if data_part.exists():
-                os.replace(data_part, data)
-            os.replace(model_part, target)
+                _replace_both(model_part, target, data_part, data)
+            else:
+                os.replace(model_part, target)
             _sync_folder(target.parent)
     except OSError as error:
         raise BadInput(f"Cannot write {target}: {error.strerror or error}") from error
     return SavedFile(target.resolve(), size, digest)
+
+
+def _replace_both(model_part: Path, target: Path, data_part: Path, data: Path) -> None:
+    """Put a model and its data in place, so that at no moment a model stands beside the data of another.
+
+    No system renames two files at once. Where an older model may read the data that is about to be
+    replaced, it goes first: who is interrupted here is left without a model rather than with a wrong one.
+    """
+    aside = model_part.with_name("former")
+    if data.exists() and target.exists():
+        os.replace(target, aside)
+        _sync_folder(target.parent)
+    try:
+        os.replace(data_part, data)
+    except OSError:
+        if aside.exists():
+            os.replace(aside, target)
+        raise
+    _sync_folder(target.parent)
+    os.replace(model_part, target)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -255,16 +276,11 @@ def write_content(path: Path, content: bytes) -> None:
     Raises:
         BadInput: The file cannot be written.
     """
-    scratch: str | None = None
     try:
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(scratch, 0o666 & ~_umask())
-        os.replace(scratch, path)
+        with scratch_folder(path.parent, f".{path.name}.") as scratch:
+            (scratch / "content").write_bytes(content)
+            os.replace(scratch / "content", path)
     except OSError as error:
-        if scratch is not None:
-            Path(scratch).unlink(missing_ok=True)
         raise BadInput(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
@@ -281,12 +297,6 @@ def empty_folder(path: Path) -> Path:
     if not path.absolute().parent.is_dir():
         raise BadInput(f"Cannot write {path}: the folder {path.parent} does not exist.")
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def check_target(target: Path, kept: Collection[Path]) -> None:

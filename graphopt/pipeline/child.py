@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Generator
 from multiprocessing.connection import Client, Connection
 from typing import Any
 
@@ -36,7 +37,7 @@ def main() -> None:
         except EOFError:
             # Threads that a tool left behind must not keep the process.
             os._exit(0)
-        answer = _answer(message)
+        answer = _answer(message, connection)
         if os.getpid() != mine:
             # What a tool forked and let come back to here must not answer a second time.
             os._exit(0)
@@ -60,6 +61,15 @@ def _folder() -> str:
         return os.getcwd()
     except OSError:
         return ""
+
+
+@contextlib.contextmanager
+def unforked() -> Generator[None]:
+    """End the copy of this process that foreign code made by a fork and lets come back from a block."""
+    mine = os.getpid()
+    yield
+    if os.getpid() != mine:
+        os._exit(0)
 
 
 def _left_behind(before: _State) -> tuple[str, ...]:
@@ -92,6 +102,8 @@ def _leave_terminal(output: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ.pop("GRAPHOPT_WORKER_PARENT")):
+            os._exit(0)  # it was killed before this one asked to go along
     target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -99,14 +111,21 @@ def _leave_terminal(output: str) -> None:
     os.dup2(target, 2)
 
 
-def _answer(message: bytes) -> bytes:
+def _answer(message: bytes, connection: Connection) -> bytes:
     try:
         paths, setup, call = pickle.loads(message)
         _take_paths(paths)
         for name, path in setup:
             load_file(name, path)
         function, arguments = pickle.loads(call)
-        value = _resolve(function)(*arguments)
+        found = _resolve(function)
+    except BaseException as error:
+        connection.send_bytes(b"ready")
+        return pickle.dumps(_failure(error), protocol=5)
+    # Only now the time of the call begins: importing is not its work.
+    connection.send_bytes(b"ready")
+    try:
+        value = found(*arguments)
         reply: dict[str, Any] = {"status": "ok", "value": value}
         with contextlib.suppress(Exception):
             sys.stdout.flush()

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from graphopt.errors import InvalidResult, PassError
 from graphopt.model import Model, quiet_reader
+from graphopt.pipeline.child import unforked
 from graphopt.pipeline.opaque import Toolbox, left_notes, raise_failure
 from graphopt.restore import read_back
 from graphopt.rewrite.changes import Change, DeclinedPlace, NodeImage
@@ -206,7 +207,8 @@ class _WatchedDriver(Driver):
         root = self._root(place)
         site = self._book.site(self._instance, scope, root, place.name or "", "")
         self._leave_word(msgspec.json.encode(site))
-        super()._apply(scope, match, place)
+        with unforked():
+            super()._apply(scope, match, place)
         self._leave_word(b"")
 
     def _leave_word(self, word: bytes) -> None:

@@ -25,6 +25,7 @@ from graphopt.errors import BadInput, GraphoptError, PassError, ToolFailed
 from graphopt.model import Model
 from graphopt.pipeline import worker as workers
 from graphopt.pipeline.cache import DiskCache
+from graphopt.pipeline.child import unforked
 from graphopt.restore import restore
 from graphopt.rewrite.calibration import Calibration
 from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass, ToolReport
@@ -138,7 +139,8 @@ def operate(step: SurgeonPass, model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx_graphsurgeon as gs
 
     graph = gs.import_onnx(model)
-    changed: object = step.surgery(graph)
+    with unforked():
+        changed: object = step.surgery(graph)
     if changed is not None and not isinstance(changed, gs.Graph):
         raise TypeError(f"surgery returned {type(changed).__name__}, not a gs.Graph or None")
     return gs.export_onnx(graph if changed is None else changed, do_type_check=False)
@@ -218,9 +220,10 @@ def transform_files(
     step: OpaquePass, source: str, target: str, disabled: frozenset[str], feeds: Calibration | None
 ) -> ToolReport:
     """What the worker calls: run the pass from file to file."""
-    if feeds is not None:
-        return step.transform_with_feeds(Path(source), Path(target), disabled, feeds)
-    return step.transform_file(Path(source), Path(target), disabled)
+    with unforked():
+        if feeds is not None:
+            return step.transform_with_feeds(Path(source), Path(target), disabled, feeds)
+        return step.transform_file(Path(source), Path(target), disabled)
 
 
 def _transform_here(

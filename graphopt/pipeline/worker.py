@@ -12,12 +12,14 @@ import contextlib
 import os
 import pickle
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -64,10 +66,12 @@ class Worker:
     """One process for foreign code. Safe to use from several threads; calls run one at a time."""
 
     def __init__(self) -> None:
+        _all.add(self)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._output: Path | None = None
+        self._folder: Path | None = None
 
     def __enter__(self) -> Worker:
         return self
@@ -94,7 +98,8 @@ class Worker:
         Args:
             function: ``module:qualified.name``.
             arguments: What it is called with; must be picklable, as must be what it returns.
-            timeout: Seconds before the process is killed; None for no limit.
+            timeout: Seconds before the process is killed, not counting those that it takes to import what
+                is called; None for no limit.
             memory: Resident bytes above which the process is killed; 80 % of the machine's by default.
             setup: Files to import first, as (module name, path): plugins that are in no package.
             fresh: Whether to end the process where the call left threads, children, another working
@@ -110,8 +115,12 @@ class Worker:
             offset = self._output.stat().st_size
             ended: tuple[Status, str] | None
             try:
+                limit = memory or int(psutil.virtual_memory().total * _MEMORY_SHARE)
                 self._connection.send_bytes(message)
-                ended = self._wait(timeout, memory or int(psutil.virtual_memory().total * _MEMORY_SHARE))
+                ended = self._wait(None if timeout is None else timeout + _START_SECONDS, limit)
+                if ended is None:
+                    self._connection.recv_bytes()
+                    ended = self._wait(timeout, limit)
                 left: tuple[str, ...] = () if ended else pickle.loads(self._connection.recv_bytes())
                 content = None if ended else self._connection.recv_bytes()
             except (EOFError, OSError):
@@ -137,21 +146,37 @@ class Worker:
         with self._lock:
             self._stop()
 
+    def kill(self) -> None:
+        """End the process at once, whatever it does and whoever waits for it."""
+        if self._process is not None and self._process.poll() is None:
+            self._kill(self._process)
+
+    @staticmethod
+    def _kill(process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+
     def _start(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         self._stop()
-        handle, output = tempfile.mkstemp(prefix="graphopt-worker-", suffix=".log")
-        os.close(handle)
-        self._output = Path(output)
+        self._folder = Path(tempfile.mkdtemp(prefix="graphopt-worker-"))
+        self._output = self._folder / "log"
+        self._output.touch()
+        # Not where multiprocessing would put it, which stays behind when this process ends at once.
+        address = str(self._folder / "socket") if os.name == "posix" else None
         key = secrets.token_bytes(32)
         environment = {**os.environ, "GRAPHOPT_WORKER_KEY": key.hex()}
+        environment["GRAPHOPT_WORKER_PARENT"] = str(os.getpid())
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         # A folder of the name of a package in the working directory is not that package.
         environment["PYTHONSAFEPATH"] = "1"
-        with Listener(authkey=key) as listener:
+        with Listener(address, authkey=key) as listener:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "graphopt.pipeline.child", str(listener.address), output],
+                [sys.executable, "-m", "graphopt.pipeline.child", str(listener.address), str(self._output)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -222,19 +247,28 @@ class Worker:
             self._connection.close()
         if self._process is not None:
             if self._process.poll() is None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    if os.name == "posix":
-                        os.killpg(self._process.pid, signal.SIGKILL)
-                    else:
-                        self._process.kill()
+                self._kill(self._process)
             self._process.wait()
-        if self._output is not None:
-            self._output.unlink(missing_ok=True)
-        self._connection, self._process, self._output = None, None, None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._connection, self._process, self._output, self._folder = None, None, None, None
 
 
+_all: weakref.WeakSet[Worker] = weakref.WeakSet()
 _shared: dict[str, Worker] = {}
 _shared_lock = threading.Lock()
+
+
+def kill_all() -> None:
+    """End the processes of all workers at once: for who is about to end this process."""
+    for worker in tuple(_all):
+        worker.kill()
+
+
+def close_shared() -> None:
+    """End the processes of the workers that everything shares."""
+    for worker in tuple(_shared.values()):
+        worker.close()
 
 
 def pool() -> Worker:
