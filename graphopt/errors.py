@@ -5,7 +5,11 @@ A message is one sentence: what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of the system that say that a file cannot be written, and nothing of any model."""
 
 
 class GraphoptError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import onnx
 from graphopt import mapped, wire
 from graphopt.errors import BadInput
 from graphopt.leftovers import scratch_folder
+from graphopt.soundness import nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,27 +143,46 @@ def external_range(
         )
     folder = path.resolve().parent
     file = folder / location
-    if not location or os.path.isabs(location) or not file.resolve().is_relative_to(folder):
+    if not location or os.path.isabs(location) or not _lies_in(file, folder):
         raise BadInput(
             f"{label}: tensor '{name}' points to external data '{location}' outside the model's folder;"
             " move the data beside the model."
         )
     try:
         offset = int(entries.get("offset") or 0)
-        available = file.stat().st_size - offset
+        state = file.stat()
+        available = state.st_size - offset
         length = int(entries.get("length") or available)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BadInput(
             f"{label}: external data '{location}' of tensor '{name}' is missing: it must lie beside"
             " the model."
         ) from None
     except ValueError:
         raise BadInput(f"{label}: tensor '{name}' has an external data range that is no number.") from None
+    except OSError as error:
+        raise BadInput(
+            f"{label}: external data '{location}' of tensor '{name}' cannot be read: {error.strerror}."
+        ) from error
+    if not stat.S_ISREG(state.st_mode):
+        raise BadInput(f"{label}: external data '{location}' of tensor '{name}' is no file.")
+    if tensor.data_type != onnx.TensorProto.STRING and length < (needed := nbytes(tensor)):
+        raise BadInput(
+            f"{label}: tensor '{name}' has {length} bytes of external data '{location}', and its type and"
+            f" shape need {needed}: the file is damaged or cut short."
+        )
     if offset < 0 or length < 0 or length > available:
         raise BadInput(
             f"{label}: external data '{location}' ends before tensor '{name}' does: the file is cut short."
         )
     return file, offset, length
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    try:
+        return file.resolve().is_relative_to(folder)
+    except (OSError, ValueError, RuntimeError):
+        return False  # a name that no file can have, or links in a circle
 
 
 def write_files(

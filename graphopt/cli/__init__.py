@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
+import re
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 
 from graphopt.cli.ending import INTERRUPTED, lasting_folder, leave, orderly
-from graphopt.errors import GraphoptError
+from graphopt.errors import NO_ROOM, GraphoptError
 
 INTERNAL = 70
 USAGE = 2
@@ -55,12 +55,9 @@ def execute(arguments: list[str]) -> int:
     except MemoryError:
         return _fail("There is not enough memory.", USAGE)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             return _fail(_no_room(error), USAGE)
         return _fail(_report_crash(error), INTERNAL)
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _no_room(error: OSError) -> str:
@@ -95,5 +92,11 @@ def _report_crash(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"graphopt: {message}\n")
+    sys.stderr.write(f"graphopt: {_presentable(message)}\n")
     return code
+
+
+def _presentable(message: str) -> str:
+    """A message without what a terminal would obey, and without names that fill it."""
+    plain = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in message)
+    return re.sub(r"\S{300,}", lambda found: f"{found[0][:100]}...", plain)
