@@ -27,6 +27,8 @@ def check_tensor(name: str, tensor: onnx.TensorProto, label: str) -> None:
         ValueError: Its type does not exist.
     """
     dims = tuple(tensor.dims)
+    if tensor.data_type == onnx.TensorProto.UNDEFINED:
+        raise BadInput(f"{label}: tensor '{name or tensor.name}' has no type: the file is damaged.")
     if any(dim < 0 for dim in dims) or len(dims) > _MOST_RANK or math.prod(dims) > _MOST_ELEMENTS:
         shape = ",".join(map(str, dims[:_MOST_RANK]))
         raise BadInput(f"{label}: tensor '{name or tensor.name}' cannot have the shape [{shape}].")
@@ -104,8 +106,8 @@ def nbytes(tensor: onnx.TensorProto) -> int:
 def _content(tensor: onnx.TensorProto, count: int) -> tuple[int, int, str]:
     kind = ir.DataType(tensor.data_type)
     if tensor.HasField("raw_data"):
-        return len(tensor.raw_data), 0 if kind == ir.DataType.UNDEFINED else nbytes(tensor), "bytes"
+        return len(tensor.raw_data), nbytes(tensor), "bytes"
     has = sum(len(getattr(tensor, field)) for field in _FIELDS)
-    if kind != ir.DataType.STRING and kind != ir.DataType.UNDEFINED and kind.bitwidth < 8:
+    if kind != ir.DataType.STRING and kind.bitwidth < 8:
         return has, math.ceil(count * kind.bitwidth / 8), "bytes"
     return has, 2 * count if tensor.data_type in _DOUBLED else count, "elements"

@@ -158,8 +158,8 @@ def _file_name(name: str) -> str:
 
 # What numpy raises for a damaged header, and zip for a damaged folder of files.
 _UNREADABLE = (
-    ValueError, OSError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, MemoryError,
-    OverflowError, TypeError, KeyError, NotImplementedError, RuntimeError, struct.error,
+    ValueError, OSError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    MemoryError, OverflowError, TypeError, KeyError, NotImplementedError, RuntimeError, struct.error,
 )  # fmt: skip
 
 
