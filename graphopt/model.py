@@ -192,7 +192,7 @@ class Model:
                 " this step needs the model in one message, leave it out."
             )
         with paused_gc():
-            proto = fidelity.to_proto(self.ir)
+            proto = self._message()
             if self.has_external_data():
                 self._take_in(proto)
             return proto
@@ -200,7 +200,13 @@ class Model:
     def _marked(self) -> tuple[onnx.ModelProto, dict[str, mapped.MappedTensor]]:
         """The message with marks for what lies mapped in the source's file, and that."""
         with paused_gc(), mapped.marked(self.ir) as weights:
-            return fidelity.to_proto(self.ir), weights
+            return self._message(), weights
+
+    def _message(self) -> onnx.ModelProto:
+        try:
+            return fidelity.to_proto(self.ir)
+        except ir.serde.SerdeError as error:
+            raise BadInput(f"{self._label()} cannot be written as ONNX: {_root_cause(error)}") from error
 
     def has_external_data(self) -> bool:
         """Whether any weight lies in another file."""
@@ -520,7 +526,10 @@ def _invalid(proto: onnx.ModelProto, label: str, error: Exception) -> str:
             defined[name] = here
     if "cycle" in str(error):
         return f"{label} has a cycle: a node reads, by way of others, its own output."
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return f"{label} is not a valid ONNX model: {' '.join(str(cause).split())[:300]}"
+    return f"{label} is not a valid ONNX model: {_root_cause(error)}"
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]

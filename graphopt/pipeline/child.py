@@ -26,6 +26,8 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Serve calls until the parent closes the connection."""
     address, output = sys.argv[1], sys.argv[2]
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
     _leave_terminal(output)
     key = bytes.fromhex(os.environ.pop("GRAPHOPT_WORKER_KEY"))
     connection = Client(address, authkey=key)

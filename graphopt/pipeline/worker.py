@@ -166,8 +166,11 @@ class Worker:
         self._folder = Path(tempfile.mkdtemp(prefix="graphopt-worker-"))
         self._output = self._folder / "log"
         self._output.touch()
-        # Not where multiprocessing would put it, which stays behind when this process ends at once.
-        address = str(self._folder / "socket") if os.name == "posix" else None
+        # Linux needs no file, whose path must not be long; elsewhere not where multiprocessing would put it,
+        # which stays behind when this process ends at once.
+        address = f"\0graphopt-{secrets.token_hex(16)}" if sys.platform == "linux" else None
+        if os.name == "posix" and address is None:
+            address = str(self._folder / "socket")
         key = secrets.token_bytes(32)
         environment = {**os.environ, "GRAPHOPT_WORKER_KEY": key.hex()}
         environment["GRAPHOPT_WORKER_PARENT"] = str(os.getpid())
@@ -176,7 +179,10 @@ class Worker:
         environment["PYTHONSAFEPATH"] = "1"
         with Listener(address, authkey=key) as listener:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "graphopt.pipeline.child", str(listener.address), str(self._output)],
+                [
+                    *(sys.executable, "-m", "graphopt.pipeline.child"),
+                    *(str(address or listener.address).replace("\0", "@", 1), str(self._output)),
+                ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

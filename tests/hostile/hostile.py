@@ -1,4 +1,4 @@
-"""Feeds graphopt with hostile files and says what it did not survive: ``python tests/hostile/hostile.py --count 10000``.
+"""Feeds graphopt with hostile files and says what it did not survive: ``make hostile``.
 
 Each case is decided by its number alone, so that one can be run again: ``--only 123``.
 """
@@ -22,9 +22,9 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-import hostile_files as files
-import models
-import onnx
+import hostile_files as files  # noqa: E402
+import models  # noqa: E402
+import onnx  # noqa: E402
 
 _SECONDS = 120.0
 _MOST_BYTES = 1 << 30
