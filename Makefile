@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types contracts check benchmark reference drawings docs clean
+.PHONY: demo test test-all hostile lint types contracts check benchmark reference drawings docs clean
 
 # The constraints pin what was tested; PyTorch is installed first so that its CPU build is kept.
 .venv/dev: pyproject.toml constraints.txt
@@ -35,6 +35,11 @@ test: .venv/dev .venv/yolo .venv/peers .venv/openvino
 
 test-all: .venv/dev .venv/yolo .venv/peers .venv/openvino
 	$(BIN)/python -m pytest -q -n auto
+
+# Hostile files: 10,000 damaged models, pipelines, plugins and feeds; CI takes a sample.
+HOSTILE ?= 10000
+hostile: .venv/dev
+	$(BIN)/python tests/hostile/hostile.py --count $(HOSTILE)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
