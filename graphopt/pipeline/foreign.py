@@ -288,14 +288,14 @@ def _change(plain: tuple[Any, ...], models: list[ir.Model]) -> Change:
         tensor = _found(name, models) if content is None else _tensor(content)
         if tensor is not None:
             constants[name] = tensor
-    sides = (tuple(map(_image, side)) for side in (removed, added))
-    return Change(site, *sides, replaced, renamed, MappingProxyType(constants))
+    before, after = tuple(map(_image, removed)), tuple(map(_image, added))
+    return Change(site, before, after, replaced, renamed, MappingProxyType(constants))
 
 
 def _image(plain: NodeImage) -> NodeImage:
-    attributes = {
-        name: attr if isinstance(attr, ir.Attr) else ir.from_proto(attr)
-        for name, attr in plain.attributes.items()
+    packed: dict[str, Any] = dict(plain.attributes)
+    attributes: dict[str, ir.Attr] = {
+        name: attr if isinstance(attr, ir.Attr) else ir.from_proto(attr) for name, attr in packed.items()
     }
     return msgspec.structs.replace(
         plain, attributes=MappingProxyType(attributes), metadata=MappingProxyType(plain.metadata)

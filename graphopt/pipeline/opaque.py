@@ -140,7 +140,7 @@ def operate(step: SurgeonPass, model: onnx.ModelProto) -> onnx.ModelProto:
 
     graph = gs.import_onnx(model)
     with unforked():
-        changed: object = step.surgery(graph)
+        changed: Any = step.surgery(graph)
     if changed is not None and not isinstance(changed, gs.Graph):
         raise TypeError(f"surgery returned {type(changed).__name__}, not a gs.Graph or None")
     return gs.export_onnx(graph if changed is None else changed, do_type_check=False)

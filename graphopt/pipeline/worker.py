@@ -168,8 +168,10 @@ class Worker:
         self._output.touch()
         # Linux needs no file, whose path must not be long; elsewhere not where multiprocessing would put it,
         # which stays behind when this process ends at once.
-        address = f"\0graphopt-{secrets.token_hex(16)}" if sys.platform == "linux" else None
-        if os.name == "posix" and address is None:
+        address: str | None = None
+        if sys.platform.startswith("linux"):
+            address = f"\0graphopt-{secrets.token_hex(16)}"
+        elif os.name == "posix":
             address = str(self._folder / "socket")
         key = secrets.token_bytes(32)
         environment = {**os.environ, "GRAPHOPT_WORKER_KEY": key.hex()}

@@ -237,6 +237,8 @@ def main() -> int:
                     )
                 elif options.only and case.answer:
                     print(f"{number} {case.what}: {case.answer['code']} {case.answer['err'].strip()}")
+        except KeyboardInterrupt:
+            print("interrupted; up to here:")
         finally:
             campaign.close()
     print(

@@ -1,4 +1,4 @@
-"""Runs commands in its own process, one after another, and says of each what it did to output, memory and files.
+"""Runs commands in its own process, one after another; says what each did to output, memory and files.
 
 Lines of JSON in and out; started by `hostile`.
 """
@@ -35,9 +35,8 @@ def _peak() -> Generator[list[int]]:
     found: list[int] = []
     Path("/proc/self/clear_refs").write_text("5")
     yield found
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            found.append(int(line.split()[1]) << 10)
+    status = Path("/proc/self/status").read_text().splitlines()
+    found.extend(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 """Files that no sane tool writes: models damaged in their bytes or in what they say, and other inputs."""
 
+# ruff: noqa: E501 - tables of what is tried, one line a kind
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -94,7 +96,7 @@ def wiring(model: onnx.ModelProto, rng: random.Random, folder: Path) -> None:
 
 
 def doubled(model: onnx.ModelProto, rng: random.Random, folder: Path) -> None:
-    lists = [model.graph.node, model.graph.initializer, model.graph.input, model.graph.output]
+    lists: list[Any] = [model.graph.node, model.graph.initializer, model.graph.input, model.graph.output]
     lists += [model.graph.value_info, model.opset_import, model.functions]
     full = [found for found in lists if len(found)]
     if full:
@@ -321,7 +323,7 @@ def other_case(good: Path, folder: Path, rng: random.Random) -> tuple[str, list[
         return what, [*plain, "--plugin", str(path)]
     if what in ("npz", "npy"):
         path = folder / "feed.npz"
-        np.savez(
+        np.savez(  # pyright: ignore[reportArgumentType]
             path,
             **{
                 rng.choice(("x", "input", "images")): np.ones(

@@ -64,6 +64,17 @@ def _dims(*dims: int) -> Callable[[onnx.TensorProto], None]:
     return change
 
 
+def _type(number: int) -> Callable[[onnx.TensorProto], None]:
+    def change(tensor: onnx.TensorProto) -> None:
+        tensor.data_type = number
+
+    return change
+
+
+def _empty(tensor: onnx.TensorProto) -> None:
+    tensor.ClearField("raw_data")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -71,9 +82,9 @@ def _dims(*dims: int) -> Callable[[onnx.TensorProto], None]:
         (_dims(*[2] * 70), "cannot have the shape"),
         (_dims(2**40, 2**40), "cannot have the shape"),
         (_dims(3), "holds 8 bytes, and its type and shape need 12"),
-        (lambda t: setattr(t, "data_type", 0), "has no type"),
-        (lambda t: setattr(t, "data_type", 11), "need 16"),
-        (lambda t: t.ClearField("raw_data"), "holds 0 elements"),
+        (_type(0), "has no type"),
+        (_type(11), "need 16"),
+        (_empty, "holds 0 elements"),
     ],
 )
 def test_a_damaged_tensor_is_named(change: Callable[[onnx.TensorProto], object], says: str) -> None:
