@@ -19,7 +19,7 @@ import onnx_ir as ir
 from graphopt import fidelity, mapped
 from graphopt.errors import BadInput
 from graphopt.messages import tensors
-from graphopt.soundness import check_tensor, check_texts
+from graphopt.soundness import check_opsets, check_tensor, check_texts
 from graphopt.storage import (
     SavedFile,
     data_file,
@@ -161,6 +161,7 @@ class Model:
         _refuse_duplicates(proto, label)
         outside: list[fidelity.Outside] = []
         check_texts(proto, label)
+        check_opsets(proto, label)
         try:
             for name, tensor in tensors(proto):
                 check_tensor(name, tensor, label)

@@ -14,6 +14,7 @@ from graphopt.messages import tensors
 _MOST_RANK = 64
 _MOST_ELEMENTS = 1 << 62
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+_HIGHEST_OPSET = (1 << 31) - 1
 _DOUBLED = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
 
 
@@ -55,6 +56,18 @@ def check_texts(model: onnx.ModelProto, label: str) -> None:
     except TypeError:
         message = f"{label} holds a name or a text that is not valid UTF-8: the file is damaged."
         raise BadInput(message) from None
+
+
+def check_opsets(model: onnx.ModelProto, label: str) -> None:
+    """Refuse an opset version that no reader of ONNX can hold.
+
+    Raises:
+        BadInput: There is one.
+    """
+    for imports in (model.opset_import, *(function.opset_import for function in model.functions)):
+        for opset in imports:
+            if not 0 <= opset.version <= _HIGHEST_OPSET:
+                raise BadInput(f"{label} imports version {opset.version} of an opset: the file is damaged.")
 
 
 def _join_all(model: onnx.ModelProto) -> None:

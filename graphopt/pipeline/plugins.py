@@ -87,6 +87,8 @@ def _rehearse(plugin: str, module: str, setup: tuple[tuple[str, str], ...] = ())
     reply = workers.plugin_pool().call(
         "graphopt.pipeline.plugins:import_only", module, timeout=_IMPORT_SECONDS, setup=setup, fresh=True
     )
+    if isinstance(reply.exception, KeyboardInterrupt):
+        raise PluginError(f"The plugin {plugin} does not import (it raises KeyboardInterrupt): mend it.")
     if reply.status not in ("ok", "error"):
         raise PluginError(f"The plugin {plugin} does not import: its process {reply.error}; mend it.")
 

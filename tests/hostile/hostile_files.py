@@ -323,9 +323,9 @@ def other_case(good: Path, folder: Path, rng: random.Random) -> tuple[str, list[
         return what, [*plain, "--plugin", str(path)]
     if what in ("npz", "npy"):
         path = folder / "feed.npz"
-        np.savez(  # pyright: ignore[reportArgumentType]
+        np.savez(
             path,
-            **{
+            **{  # pyright: ignore[reportArgumentType]
                 rng.choice(("x", "input", "images")): np.ones(
                     rng.choice(((1,), (1, 3, 8, 8), (0,), (2, 2)))
                 ).astype(rng.choice(("f4", "O", "U3", "c8")))

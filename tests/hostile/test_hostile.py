@@ -92,6 +92,14 @@ def test_a_damaged_tensor_is_named(change: Callable[[onnx.TensorProto], object],
         Model.from_proto(damaged(change))
 
 
+@pytest.mark.parametrize("version", [-1, 2**40])
+def test_an_opset_that_cannot_be_is_refused(version: int) -> None:
+    model = onnx.parser.parse_model(TEXT)
+    model.opset_import[0].version = version
+    with pytest.raises(BadInput, match="imports version"):
+        Model.from_proto(model)
+
+
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     model = onnx.parser.parse_model(TEXT)
