@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all suites lint types contracts check benchmark reference drawings docs clean
+.PHONY: demo test test-all suites hostile lint types contracts check benchmark reference drawings docs clean
 
 # The constraints pin what was tested; PyTorch is installed first so that its CPU build is kept.
 .venv/dev: pyproject.toml constraints.txt
@@ -45,6 +45,11 @@ suites: .venv/dev .venv/peers
 	$(BIN)/python -m tests.suites nodes $(SUITES)/nodes-default.jsonl --pipeline default
 	test -d $(SUITES)/models || $(BIN)/python -m tests.suites harvest $(SUITES)/models
 	$(BIN)/python -m tests.suites attack $(SUITES)/attack.jsonl --models $(SUITES)/models $(addprefix --models ,$(MODELS))
+
+# Hostile files: 10,000 damaged models, pipelines, plugins and feeds; CI takes a sample.
+HOSTILE ?= 10000
+hostile: .venv/dev
+	$(BIN)/python tests/hostile/hostile.py --count $(HOSTILE)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

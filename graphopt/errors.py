@@ -5,7 +5,11 @@ A message is one sentence: what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of the system that say that a file cannot be written, and nothing of any model."""
 
 
 class GraphoptError(Exception):
@@ -79,9 +83,18 @@ class ToolFailed(PassError):
         message: One sentence.
         status: ``crashed`` or ``timed out``.
         output: What the process had printed, for the record.
+        site: The text of the key of the site that was being rewritten, if one was.
     """
 
-    def __init__(self, message: str, *, status: str, output: str = "", pass_name: str | None = None) -> None:
-        super().__init__(message, pass_name=pass_name)
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: str,
+        output: str = "",
+        pass_name: str | None = None,
+        site: str | None = None,
+    ) -> None:
+        super().__init__(message, pass_name=pass_name, site=site)
         self.status = status
         self.output = output

@@ -140,6 +140,7 @@ def open_job(
             timeout=plan.options.timeout,
             memory=memory,
             setup=plan.setup,
+            is_foreign=plan.registry.is_foreign,
         )
         stack.enter_context(paused_gc())
         checker: TrialChecker | None = None

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from graphopt import fidelity, mapped
 from graphopt.errors import BadInput
 from graphopt.messages import tensors
+from graphopt.soundness import check_opsets, check_tensor, check_texts
 from graphopt.storage import (
     SavedFile,
     data_file,
@@ -48,7 +49,7 @@ def paused_gc() -> Generator[None]:
 
 
 @contextmanager
-def _quiet_reader() -> Generator[None]:
+def quiet_reader() -> Generator[None]:
     """Keep onnx-ir from logging what is raised as one sentence, or kept aside, here."""
     logger = logging.getLogger("onnx_ir")
     level = logger.level
@@ -159,8 +160,12 @@ class Model:
     ) -> Model:
         _refuse_duplicates(proto, label)
         outside: list[fidelity.Outside] = []
+        check_texts(proto, label)
+        check_opsets(proto, label)
         try:
-            with _quiet_reader():
+            for name, tensor in tensors(proto):
+                check_tensor(name, tensor, label)
+            with quiet_reader():
                 model = fidelity.to_ir(proto, outside)
             if weights:
                 mapped.give(model, weights)
@@ -188,7 +193,7 @@ class Model:
                 " this step needs the model in one message, leave it out."
             )
         with paused_gc():
-            proto = fidelity.to_proto(self.ir)
+            proto = self._message()
             if self.has_external_data():
                 self._take_in(proto)
             return proto
@@ -196,7 +201,13 @@ class Model:
     def _marked(self) -> tuple[onnx.ModelProto, dict[str, mapped.MappedTensor]]:
         """The message with marks for what lies mapped in the source's file, and that."""
         with paused_gc(), mapped.marked(self.ir) as weights:
-            return fidelity.to_proto(self.ir), weights
+            return self._message(), weights
+
+    def _message(self) -> onnx.ModelProto:
+        try:
+            return fidelity.to_proto(self.ir)
+        except ir.serde.SerdeError as error:
+            raise BadInput(f"{self._label()} cannot be written as ONNX: {_root_cause(error)}") from error
 
     def has_external_data(self) -> bool:
         """Whether any weight lies in another file."""
@@ -517,7 +528,10 @@ def _invalid(proto: onnx.ModelProto, label: str, error: Exception) -> str:
             defined[name] = here
     if "cycle" in str(error):
         return f"{label} has a cycle: a node reads, by way of others, its own output."
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return f"{label} is not a valid ONNX model: {' '.join(str(cause).split())[:300]}"
+    return f"{label} is not a valid ONNX model: {_root_cause(error)}"
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]

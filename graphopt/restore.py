@@ -35,7 +35,7 @@ def restore(
         InvalidResult: The result is no valid model, or lost an input that it uses or an output.
     """
     with paused_gc():
-        proto = _read(after) if isinstance(after, Path) else after
+        proto = read_back(after) if isinstance(after, Path) else after
         notes: list[str] = []
         if signature:
             _restore_signature(before.ir, proto)
@@ -50,7 +50,12 @@ def restore(
         return restored, tuple(notes)
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def read_back(path: Path) -> onnx.ModelProto:
+    """The message of a file that a tool wrote, weights included, so that the file may go.
+
+    Raises:
+        InvalidResult: It is no complete model.
+    """
     try:
         proto = read_proto(path)
         for name, tensor in tensors(proto):

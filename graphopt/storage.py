@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ import onnx
 
 from graphopt import mapped, wire
 from graphopt.errors import BadInput
+from graphopt.leftovers import scratch_folder
+from graphopt.soundness import nbytes
 
 _SMALL_PIECE = 1 << 20
 
@@ -143,27 +145,46 @@ def external_range(
         )
     folder = path.resolve().parent
     file = folder / location
-    if not location or os.path.isabs(location) or not file.resolve().is_relative_to(folder):
+    if not location or os.path.isabs(location) or not _lies_in(file, folder):
         raise BadInput(
             f"{label}: tensor '{name}' points to external data '{location}' outside the model's folder;"
             " move the data beside the model."
         )
     try:
         offset = int(entries.get("offset") or 0)
-        available = file.stat().st_size - offset
+        state = file.stat()
+        available = state.st_size - offset
         length = int(entries.get("length") or available)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BadInput(
             f"{label}: external data '{location}' of tensor '{name}' is missing: it must lie beside"
             " the model."
         ) from None
     except ValueError:
         raise BadInput(f"{label}: tensor '{name}' has an external data range that is no number.") from None
+    except OSError as error:
+        raise BadInput(
+            f"{label}: external data '{location}' of tensor '{name}' cannot be read: {error.strerror}."
+        ) from error
+    if not stat.S_ISREG(state.st_mode):
+        raise BadInput(f"{label}: external data '{location}' of tensor '{name}' is no file.")
+    if tensor.data_type != onnx.TensorProto.STRING and length < (needed := nbytes(tensor)):
+        raise BadInput(
+            f"{label}: tensor '{name}' has {length} bytes of external data '{location}', and its type and"
+            f" shape need {needed}: the file is damaged or cut short."
+        )
     if offset < 0 or length < 0 or length > available:
         raise BadInput(
             f"{label}: external data '{location}' ends before tensor '{name}' does: the file is cut short."
         )
     return file, offset, length
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    try:
+        return file.resolve().is_relative_to(folder)
+    except (OSError, ValueError, RuntimeError):
+        return False  # a name that no file can have, or links in a circle
 
 
 def write_files(
@@ -247,16 +268,37 @@ def save_atomically(parts: Iterable[Any], target: Path, kept: Collection[Path]) 
     check_target(target, kept)
     data = data_file(target)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-            model_part, data_part = Path(scratch) / "model", Path(scratch) / "data"
+        with scratch_folder(target.parent, f".{target.name}.") as scratch:
+            model_part, data_part = scratch / "model", scratch / "data"
             size, digest = write_files(parts, model_part, data_part, durable=True)
             if data_part.exists():
-                os.replace(data_part, data)
-            os.replace(model_part, target)
+                _replace_both(model_part, target, data_part, data)
+            else:
+                os.replace(model_part, target)
             _sync_folder(target.parent)
     except OSError as error:
         raise BadInput(f"Cannot write {target}: {error.strerror or error}") from error
     return SavedFile(target.resolve(), size, digest)
+
+
+def _replace_both(model_part: Path, target: Path, data_part: Path, data: Path) -> None:
+    """Put a model and its data in place, so that at no moment a model stands beside the data of another.
+
+    No system renames two files at once. Where an older model may read the data that is about to be
+    replaced, it goes first: who is interrupted here is left without a model rather than with a wrong one.
+    """
+    aside = model_part.with_name("former")
+    if data.exists() and target.exists():
+        os.replace(target, aside)
+        _sync_folder(target.parent)
+    try:
+        os.replace(data_part, data)
+    except OSError:
+        if aside.exists():
+            os.replace(aside, target)
+        raise
+    _sync_folder(target.parent)
+    os.replace(model_part, target)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -274,16 +316,11 @@ def write_content(path: Path, content: bytes) -> None:
     Raises:
         BadInput: The file cannot be written.
     """
-    scratch: str | None = None
     try:
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(scratch, 0o666 & ~_umask())
-        os.replace(scratch, path)
+        with scratch_folder(path.parent, f".{path.name}.") as scratch:
+            (scratch / "content").write_bytes(content)
+            os.replace(scratch / "content", path)
     except OSError as error:
-        if scratch is not None:
-            Path(scratch).unlink(missing_ok=True)
         raise BadInput(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
@@ -300,12 +337,6 @@ def empty_folder(path: Path) -> Path:
     if not path.absolute().parent.is_dir():
         raise BadInput(f"Cannot write {path}: the folder {path.parent} does not exist.")
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def check_target(target: Path, kept: Collection[Path]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 
-from graphopt.errors import GraphoptError
+from graphopt.cli.ending import INTERRUPTED, lasting_folder, leave, orderly
+from graphopt.errors import NO_ROOM, GraphoptError
 
-INTERRUPTED = 130
 INTERNAL = 70
 USAGE = 2
 
@@ -21,9 +22,13 @@ def main(arguments: list[str] | None = None) -> None:
     # The process is about to end: what the cyclic collector would free goes with it, and its last
     # walk over a big graph would take longer than some passes.
     gc.disable()
-    code = execute(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with orderly():
+            code = execute(sys.argv[1:] if arguments is None else arguments)
+    except OSError as error:
+        code = _fail(f"Cannot use the folder for temporary files: {error.strerror or error}", USAGE)
     gc.freeze()
-    sys.exit(code)
+    leave(code)
 
 
 def execute(arguments: list[str]) -> int:
@@ -47,8 +52,17 @@ def execute(arguments: list[str]) -> int:
         # The reader of our output has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError:
+        return _fail("There is not enough memory.", USAGE)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return _fail(_no_room(error), USAGE)
         return _fail(_report_crash(error), INTERNAL)
+
+
+def _no_room(error: OSError) -> str:
+    where = error.filename or f"temporary files in {lasting_folder()}"
+    return f"Cannot write {where}: {error.strerror}."
 
 
 def _usage(error: Exception, arguments: list[str]) -> str:
@@ -66,16 +80,23 @@ def _usage(error: Exception, arguments: list[str]) -> str:
 
 
 def _report_crash(error: Exception) -> str:
-    handle, name = tempfile.mkstemp(prefix="graphopt-crash-", suffix=".txt")
-    with os.fdopen(handle, "w") as stream:
-        stream.write(" ".join(sys.argv) + "\n\n")
-        traceback.print_exception(error, file=stream)
-    return (
-        f"This is a fault of graphopt ({type(error).__name__}: {error}): please report it with the"
-        f" traceback in {Path(name)}"
-    )
+    what = f"This is a fault of graphopt ({type(error).__name__}: {error}): please report it"
+    try:
+        handle, name = tempfile.mkstemp(prefix="graphopt-crash-", suffix=".txt", dir=lasting_folder())
+        with os.fdopen(handle, "w") as stream:
+            stream.write(" ".join(sys.argv) + "\n\n")
+            traceback.print_exception(error, file=stream)
+    except OSError:
+        return what
+    return f"{what} with the traceback in {Path(name)}"
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"graphopt: {message}\n")
+    sys.stderr.write(f"graphopt: {_presentable(message)}\n")
     return code
+
+
+def _presentable(message: str) -> str:
+    """A message without what a terminal would obey, and without names that fill it."""
+    plain = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in message)
+    return re.sub(r"\S{300,}", lambda found: f"{found[0][:100]}...", plain)

@@ -49,6 +49,7 @@ def diagnose(
     threads: o.Threads = None,
     session: o.Session = None,
     timeout: o.Timeout = None,
+    memory: o.Memory = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
     json: o.Json = False,
@@ -95,6 +96,7 @@ def diagnose(
             threads=threads,
             session=parse_session(session or ()),
             timeout=timeout,
+            memory=o.memory(memory),
             cache=not no_cache,
             tell=telling,
         )

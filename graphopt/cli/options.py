@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -129,6 +130,12 @@ Session = Annotated[
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time of a pass (default: 600).")
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="SIZE", help="Most memory of a worker, as 2GB or 800MB (default: 80 % of all)."
+    ),
+]
 RecordFile = Annotated[
     Path | None,
     typer.Option("--record", metavar="FILE.json", help="Write what was done and measured."),
@@ -179,6 +186,25 @@ def export_settings(texts: Sequence[str] | None) -> dict[str, str]:
             raise BadInput(f"Cannot read the export option '{text}': write KEY=VALUE, such as imgsz=320.")
         found[key] = value
     return found
+
+
+_UNITS = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]B)", re.IGNORECASE)
+
+
+def memory(text: str | None) -> int | None:
+    """Read a size such as ``2GB`` in bytes.
+
+    Raises:
+        BadInput: It is of another form.
+    """
+    if text is None:
+        return None
+    found = _MEMORY.fullmatch(text.strip())
+    size = 0 if found is None else int(float(found[1]) * _UNITS[found[2].upper()])
+    if not size:
+        raise BadInput(f"Cannot read --memory {text}: write a size such as 800MB or 2GB.")
+    return size
 
 
 def sizes(texts: Sequence[str] | None) -> dict[str, int]:

@@ -54,6 +54,7 @@ def run(
     threads: o.Threads = None,
     session: o.Session = None,
     timeout: o.Timeout = None,
+    memory: o.Memory = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
     bench_script: Annotated[
@@ -141,6 +142,7 @@ def run(
                 format="ort" if target.suffix == ".ort" else "onnx",
                 session=parse_session(session or ()),
                 timeout=timeout,
+                memory=o.memory(memory),
                 cache=not no_cache,
                 instruments=[progress, asked],
             )

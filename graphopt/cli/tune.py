@@ -86,6 +86,7 @@ def tune(
     threads: o.Threads = None,
     session: o.Session = None,
     timeout: o.Timeout = None,
+    memory: o.Memory = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
     json: o.Json = False,
@@ -158,6 +159,7 @@ def tune(
                 threads=threads,
                 session=parse_session(session or ()),
                 timeout=timeout,
+                memory=o.memory(memory),
                 cache=not no_cache,
                 tell=telling,
             )

@@ -9,6 +9,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from graphopt.cli.ending import lasting_folder
 from graphopt.cli.output import exported, show_lines
 from graphopt.errors import MissingExtra
 from graphopt.record.compare import load_record
@@ -48,7 +49,9 @@ def show_record(record: Path, output: Path | None, *, browse: bool) -> None:
 
     found = load_record(record)
     if output is None:
-        output = Path(tempfile.mkdtemp(prefix="graphopt-report-")) / f"{record.stem}.html"
+        output = (
+            Path(tempfile.mkdtemp(prefix="graphopt-report-", dir=lasting_folder())) / f"{record.stem}.html"
+        )
     check_target(output, {record.resolve()})
     write_report(found, output)
     show_lines([str(output)])

@@ -28,6 +28,7 @@ from graphopt.exported import Exported
 from graphopt.exporting.calling import Call, tensors
 from graphopt.exporting.checking import check_exported, in_scratch
 from graphopt.exporting.keeping import ModuleReference, fused_note, undisturbed
+from graphopt.leftovers import scratch_folder
 from graphopt.model import PROTO_LIMIT, Model
 from graphopt.numerics.options import SAMPLES, CheckOptions
 from graphopt.storage import check_target
@@ -83,7 +84,7 @@ def export_torch(
     name = type(module).__name__
     target = _temporary(name) if path is None else Path(path)
     check_target(target, ())
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+    with scratch_folder(target.parent, f".{target.name}.") as folder:
         raw = Path(folder) / f"{name}.onnx"
         options: dict[str, Any] = {}
         if input_names or exporter == "torchscript":

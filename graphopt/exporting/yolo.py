@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import BadInput, MissingExtra
 from graphopt.exported import Exported
+from graphopt.leftovers import scratch_folder
 from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.outside import answered
 from graphopt.pipeline.worker import Worker
@@ -110,7 +110,7 @@ def open_export(
     worker = Worker()
     module = KeptModule(worker, f"torch:{source.name}")
     try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
+        with scratch_folder(output.parent, f".{output.name}.") as scratch:
             where = str(source.resolve()) if source.exists() else str(source)
             # A worker of its own: the export moves into the scratch folder and leaves settings behind.
             call = (where, str(Path(scratch).resolve()), settings, target is not None, bool(check))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from graphopt.errors import BadInput, GraphoptError
+from graphopt.errors import NO_ROOM, BadInput, GraphoptError
 from graphopt.pipeline.settings import Level, SessionSettings
 from graphopt.pipeline.worker import Reply, Worker, pool
 
@@ -321,6 +321,8 @@ def failure(
     reply: Reply, action: str, timeout: float | None, runtime: str = "onnxruntime"
 ) -> tuple[Status, str]:
     """How a call that a runtime's process did not answer ended, and the sentence for it."""
+    if isinstance(reply.exception, OSError) and reply.exception.errno in NO_ROOM:
+        raise reply.exception  # that says nothing of the model
     if reply.status == "error":
         return "does not run", sentence(reply.exception if reply.exception is not None else reply.error)
     if reply.status == "timed out":

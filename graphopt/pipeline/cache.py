@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
 import platformdirs
+
+from graphopt.leftovers import scratch_folder
 
 _LIMIT = 2 << 30
 _GRACE_SECONDS = 600
@@ -58,15 +59,12 @@ class DiskCache:
         target = self._root / key[:2] / key
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(dir=self._root, prefix=".new-"))
-            try:
+            with scratch_folder(self._root, ".new-") as scratch:
                 shutil.copytree(folder, scratch, dirs_exist_ok=True)
                 (scratch / _DONE).touch()
                 if target.exists():
                     shutil.rmtree(target, ignore_errors=True)
                 os.rename(scratch, target)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
             self._trim()
         except OSError as error:
             self.problem = f"results are not cached: {error.strerror or error} ({self._root})"

@@ -14,7 +14,9 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Generator
 from multiprocessing.connection import Client, Connection
 from typing import Any
 
@@ -24,17 +26,77 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Serve calls until the parent closes the connection."""
     address, output = sys.argv[1], sys.argv[2]
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
     _leave_terminal(output)
     key = bytes.fromhex(os.environ.pop("GRAPHOPT_WORKER_KEY"))
     connection = Client(address, authkey=key)
     assert isinstance(connection, Connection)
+    mine, before = os.getpid(), _state()
     while True:
         try:
             message = connection.recv_bytes()
         except EOFError:
             # Threads that a tool left behind must not keep the process.
             os._exit(0)
-        connection.send_bytes(_answer(message))
+        answer = _answer(message, connection)
+        if os.getpid() != mine:
+            # What a tool forked and let come back to here must not answer a second time.
+            os._exit(0)
+        connection.send_bytes(pickle.dumps(_left_behind(before), protocol=5))
+        connection.send_bytes(answer)
+
+
+_State = tuple[str, list[Any], dict[str, str]]
+
+
+def _state() -> _State:
+    return (
+        _folder(),
+        [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        dict(os.environ),
+    )
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def unforked() -> Generator[None]:
+    """End the copy of this process that foreign code made by a fork and lets come back from a block."""
+    mine = os.getpid()
+    yield
+    if os.getpid() != mine:
+        os._exit(0)
+
+
+def _left_behind(before: _State) -> tuple[str, ...]:
+    """What calls left that could harm a later one, in words."""
+    folder, handlers, variables = _state()
+    threads = threading.active_count() - 1
+    found = {
+        f"{threads} thread{'s' * (threads != 1)}": threads > 0,
+        "another working directory": folder != before[0],
+        "other signal handlers": handlers != before[1],
+        "other environment variables": variables != before[2],
+        "child processes": _has_children(),
+    }
+    return tuple(what for what, is_so in found.items() if is_so)
+
+
+def _has_children() -> bool:
+    if os.name != "posix":
+        return False
+    try:
+        # Children that have ended and that nobody waited for count, too; they are not reaped here.
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _leave_terminal(output: str) -> None:
@@ -42,6 +104,8 @@ def _leave_terminal(output: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ.pop("GRAPHOPT_WORKER_PARENT")):
+            os._exit(0)  # it was killed before this one asked to go along
     target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -49,14 +113,21 @@ def _leave_terminal(output: str) -> None:
     os.dup2(target, 2)
 
 
-def _answer(message: bytes) -> bytes:
+def _answer(message: bytes, connection: Connection) -> bytes:
     try:
         paths, setup, call = pickle.loads(message)
         _take_paths(paths)
         for name, path in setup:
             load_file(name, path)
         function, arguments = pickle.loads(call)
-        value = _resolve(function)(*arguments)
+        found = _resolve(function)
+    except BaseException as error:
+        connection.send_bytes(b"ready")
+        return pickle.dumps(_failure(error), protocol=5)
+    # Only now the time of the call begins: importing is not its work.
+    connection.send_bytes(b"ready")
+    try:
+        value = found(*arguments)
         reply: dict[str, Any] = {"status": "ok", "value": value}
         with contextlib.suppress(Exception):
             sys.stdout.flush()

@@ -178,6 +178,8 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         what = found["what"] if found else str(error)
         line = (found and found["line"]) or text.count("\n") + 1
         raise PipelineError(f"{path}:{line}: this is not TOML: {what}.") from error
+    except RecursionError:
+        raise PipelineError(f"{path}: this is not a pipeline: it is nested too deep to be read.") from None
 
 
 class _Reader:

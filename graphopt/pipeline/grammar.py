@@ -8,7 +8,8 @@ and the values mean is for `graphopt.pipeline.spec` to say.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, starmap
 from typing import Any, TypeAlias
@@ -103,7 +104,8 @@ def parse_pipeline(text: Text) -> tuple[Call, ...]:
     Raises:
         PipelineError: It is not of the form above, or a shell has split it at a brace.
     """
-    return _Parser(text).pipeline()
+    with _not_too_deep(text):
+        return _Parser(text).pipeline()
 
 
 def parse_value(text: Text) -> Raw:
@@ -112,7 +114,16 @@ def parse_value(text: Text) -> Raw:
     Raises:
         PipelineError: The text is not one value.
     """
-    return _Parser(text).only_value()
+    with _not_too_deep(text):
+        return _Parser(text).only_value()
+
+
+@contextmanager
+def _not_too_deep(text: Text) -> Generator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise PipelineError(f"{text.title or 'The pipeline text'} is nested too deep to be read.") from None
 
 
 def plain(raw: Raw) -> Any:

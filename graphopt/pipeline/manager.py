@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from graphopt.errors import NotConverged, PassError, PipelineError, ToolFailed
 from graphopt.model import Model
 from graphopt.pipeline.entries import net_nodes, record_changes, record_declined, record_diff
+from graphopt.pipeline.foreign import ForeignDriver, can_travel
 from graphopt.pipeline.idle import Idle, IdlePasses
 from graphopt.pipeline.instrument import Instrument, PassEvent
 from graphopt.pipeline.opaque import Toolbox, components_of, layers_of, run_surgeon, run_tool
@@ -356,7 +357,7 @@ class _Attempt:
             return self._apply_rewrites(step, instance, entry)
         if isinstance(step, SurgeonPass):
             disabled = frozenset[str]()
-            done = run_surgeon(step, self.outcome.model)
+            done = run_surgeon(step, self.outcome.model, self._manager.tools)
         elif isinstance(step, OpaquePass):
             disabled = self._gate.disabled(
                 instance, lambda: self._manager.components(step, self.outcome.model)
@@ -409,7 +410,7 @@ class _Attempt:
             return (), False
         if self._space is None:
             self._space = Workspace(self.outcome.model.ir)
-        driver = Driver(step, instance, self._space, self.book)
+        driver = self._driver(step, instance, self._space, entry)
         try:
             done = driver.run()
         except PassError:
@@ -417,6 +418,9 @@ class _Attempt:
             record_changes(entry, driver.changes)
             self.outcome.changes.setdefault(instance, []).extend(driver.changes)
             raise
+        if isinstance(driver, ForeignDriver):
+            self.outcome.model, self._space = driver.model, driver.space
+            entry.notes += driver.notes
         entry.declined = done.declined
         record_declined(entry, done.declined_at)
         self._declined = driver.declined_places
@@ -428,3 +432,14 @@ class _Attempt:
             # What the gate kept from one instance of a pass it may allow to another.
             self._note_idle(step, entry)
         return done.changes, bool(done.changes)
+
+    def _driver(
+        self, step: RewritePass[Any], instance: str, space: Workspace, entry: PassEntry
+    ) -> Driver | ForeignDriver:
+        tools = self._manager.tools
+        if not tools.isolates(step):
+            return Driver(step, instance, space, self.book)
+        if not can_travel(step):
+            entry.notes.append("ran in the process of the run: its class is not found in its module by name")
+            return Driver(step, instance, space, self.book)
+        return ForeignDriver(step, instance, self.outcome.model, space, self.book, tools)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,9 +25,13 @@ from graphopt.errors import BadInput, GraphoptError, PassError, ToolFailed
 from graphopt.model import Model
 from graphopt.pipeline import worker as workers
 from graphopt.pipeline.cache import DiskCache
+from graphopt.pipeline.child import unforked
 from graphopt.restore import restore
 from graphopt.rewrite.calibration import Calibration
 from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass, ToolReport
+
+if TYPE_CHECKING:
+    import onnx
 
 _MODEL = "model.onnx"
 _REPORT = "report.json"
@@ -36,12 +40,18 @@ _LAST_TIME = "it left this very model unchanged last time"
 _STATUS = {"crashed": "crashed", "out of memory": "crashed", "timed out": "timed out"}
 
 
+def _nobody(step: Pass) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Toolbox:
     """What foreign code runs with.
 
     Attributes:
-        worker: The process that it runs in.
+        worker: The process that tools and sessions run in.
+        plugins: The process that the passes of plugins run in.
+        is_foreign: Whether a pass is a plugin's.
         cache: Where results are kept; None to run every tool anew.
         timeout: Seconds that one pass may take; None for no limit.
         memory: Bytes that the process may use; None for the worker's default.
@@ -51,11 +61,29 @@ class Toolbox:
     """
 
     worker: Callable[[], workers.Worker] = workers.pool
+    plugins: Callable[[], workers.Worker] = workers.plugin_pool
+    is_foreign: Callable[[Pass], bool] = _nobody
     cache: DiskCache | None = field(default_factory=DiskCache)
     timeout: float | None = 600.0
     memory: int | None = None
     setup: tuple[tuple[str, str], ...] = ()
     feeds: Callable[[Sequence[Pass]], Calibration] | None = None
+
+    def isolates(self, step: Pass) -> bool:
+        """Whether a pass runs in a process of its own."""
+        return self.is_foreign(step) or (isinstance(step, OpaquePass) and step.isolated)
+
+    def call(self, step: Pass, function: str, *arguments: object) -> workers.Reply:
+        """Call a function for a pass in the process that is meant for it, within the limits."""
+        foreign = self.is_foreign(step)
+        return (self.plugins if foreign else self.worker)().call(
+            function,
+            *arguments,
+            timeout=self.timeout,
+            memory=self.memory,
+            setup=self.setup,
+            fresh=foreign,
+        )
 
     def note_unchanged(self, done: ToolRun) -> None:
         """Note that a tool left its model as it was, so that it is not run on that model again."""
@@ -88,20 +116,60 @@ class ToolRun:
     key: str = ""
 
 
-def run_surgeon(step: SurgeonPass, model: Model) -> ToolRun:
-    """Hand the model to a `SurgeonPass` as a `gs.Graph` and take it back.
+def run_surgeon(step: SurgeonPass, model: Model, tools: Toolbox) -> ToolRun:
+    """Hand the model to a `SurgeonPass` as a `gs.Graph` and take it back; a plugin's runs in its worker.
 
     Raises:
         PassError: The pass raised, or lost something of the signature.
+        ToolFailed: Its process crashed, hung or ran out of memory.
+    """
+    left: tuple[str, ...] = ()
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
+        if not tools.isolates(step):
+            with _named(step):
+                made: onnx.ModelProto | Path = operate(step, model.proto())
+        else:
+            source, target = _folders(Path(scratch))
+            model.write(source / _MODEL)
+            reply = tools.call(
+                step,
+                "graphopt.pipeline.opaque:operate_files",
+                step,
+                str(source / _MODEL),
+                str(target / _MODEL),
+            )
+            raise_failure(step, reply, target)
+            made, left = target / _MODEL, left_notes(reply)
+        restored, notes = restore(model, made, signature=not step.signature.changes)
+    return ToolRun(restored, ToolReport(), (*notes, *left))
+
+
+def operate(step: SurgeonPass, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as a `SurgeonPass` leaves it.
+
+    Raises:
+        TypeError: The pass returned something else than a graph or None.
     """
     import onnx_graphsurgeon as gs
 
-    graph = gs.import_onnx(model.proto())
-    with _named(step):
-        changed = step.surgery(graph)
-    proto = gs.export_onnx(graph if changed is None else changed, do_type_check=False)
-    restored, notes = restore(model, proto, signature=not step.signature.changes)
-    return ToolRun(restored, ToolReport(), notes)
+    graph = gs.import_onnx(model)
+    with unforked():
+        changed: Any = step.surgery(graph)
+    if changed is not None and not isinstance(changed, gs.Graph):
+        raise TypeError(f"surgery returned {type(changed).__name__}, not a gs.Graph or None")
+    return gs.export_onnx(graph if changed is None else changed, do_type_check=False)
+
+
+def operate_files(step: SurgeonPass, source: str, target: str) -> None:
+    """What the worker calls: see `operate`."""
+    Model.from_proto(operate(step, Model.load(source).proto())).write(Path(target))
+
+
+def left_notes(reply: workers.Reply) -> tuple[str, ...]:
+    """What is said of a pass that left something behind in its process."""
+    if not reply.left:
+        return ()
+    return (f"left {', '.join(reply.left)} behind in its process, which was ended",)
 
 
 def run_tool(
@@ -134,7 +202,7 @@ def run_tool(
         if (hit := tools.cache.get(_unchanged(key))) is not None:
             return ToolRun(model, _report(hit), (), cached=True, not_run=_LAST_TIME)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
-        if not step.isolated:
+        if not tools.isolates(step):
             folder, report = _transform_here(step, model, disabled, feeds, Path(scratch))
             cached = False
         else:
@@ -198,9 +266,10 @@ def transform_files(
     step: OpaquePass, source: str, target: str, disabled: frozenset[str], feeds: Calibration | None
 ) -> ToolReport:
     """What the worker calls: run the pass from file to file."""
-    if feeds is not None:
-        return step.transform_with_feeds(Path(source), Path(target), disabled, feeds)
-    return step.transform_file(Path(source), Path(target), disabled)
+    with unforked():
+        if feeds is not None:
+            return step.transform_with_feeds(Path(source), Path(target), disabled, feeds)
+        return step.transform_file(Path(source), Path(target), disabled)
 
 
 def _transform_here(
@@ -211,7 +280,7 @@ def _transform_here(
     with _named(step):
         report = transform_files(step, str(source / _MODEL), str(target / _MODEL), disabled, feeds)
     _expect_model(step, target)
-    return target, report
+    return target, _reported(step, report)
 
 
 def _transform_cached(
@@ -223,28 +292,37 @@ def _transform_cached(
     scratch: Path,
     key: str,
 ) -> tuple[Path, ToolReport, bool]:
-    if tools.cache is not None and (hit := tools.cache.get(key)) is not None:
+    # Only who asks to be isolated says that its results may be kept.
+    cache = tools.cache if step.isolated else None
+    if cache is not None and (hit := cache.get(key)) is not None:
         return hit, _report(hit), True
     source, target = _folders(scratch)
     model.write(source / _MODEL)
-    reply = tools.worker().call(
+    reply = tools.call(
+        step,
         "graphopt.pipeline.opaque:transform_files",
         step,
         str(source / _MODEL),
         str(target / _MODEL),
         disabled,
         feeds,
-        timeout=tools.timeout,
-        memory=tools.memory,
-        setup=tools.setup,
     )
-    _raise_failure(step, reply, target)
+    raise_failure(step, reply, target)
     _expect_model(step, target)
-    report: ToolReport = reply.value
+    report = _reported(step, reply.value)
+    if reply.left:
+        report = replace(report, notes=(*report.notes, *left_notes(reply)))
     (target / _REPORT).write_bytes(msgspec.json.encode(report))
-    if tools.cache is not None:
-        tools.cache.put(key, target)
+    if cache is not None:
+        cache.put(key, target)
     return target, report, False
+
+
+def _reported(step: OpaquePass, report: object) -> ToolReport:
+    if not isinstance(report, ToolReport):
+        message = f"Pass '{step.name}' failed: transform_file returned {type(report).__name__}, no ToolReport"
+        raise PassError(message, pass_name=step.name)
+    return report
 
 
 def _folders(scratch: Path) -> tuple[Path, Path]:
@@ -261,7 +339,23 @@ def _expect_model(step: OpaquePass, target: Path) -> None:
         raise PassError(f"Pass '{step.name}' finished without writing a model.", pass_name=step.name)
 
 
-def _raise_failure(step: OpaquePass, reply: workers.Reply, target: Path) -> None:
+def raise_failure(
+    step: Pass, reply: workers.Reply, target: Path, where: str = "", site: str | None = None
+) -> None:
+    """Raise what became of a call, unless it is fine.
+
+    Args:
+        step: The pass.
+        reply: What its process answered.
+        target: The folder that it was to write to, where logs may lie.
+        where: Where it was, in words.
+        site: The text of the key of the site that it was rewriting.
+
+    Raises:
+        BadInput: The pass refused the model or an option.
+        PassError: It raised.
+        ToolFailed: Its process crashed, hung or ran out of memory.
+    """
     if reply.status == "ok":
         return
     if reply.status == "error":
@@ -269,10 +363,11 @@ def _raise_failure(step: OpaquePass, reply: workers.Reply, target: Path) -> None
             raise reply.exception
         raise PassError(f"Pass '{step.name}' failed: {reply.error}", pass_name=step.name)
     raise ToolFailed(
-        f"Pass '{step.name}' {reply.error or reply.status}; leave it out with --skip {step.name}.",
+        f"Pass '{step.name}' {reply.error or reply.status}{where}; leave it out with --skip {step.name}.",
         status=_STATUS[reply.status],
         output=reply.output + _left_behind(target),
         pass_name=step.name,
+        site=site,
     )
 
 
@@ -289,12 +384,10 @@ def components_of(step: OpaquePass, tools: Toolbox) -> frozenset[str]:
         BadInput: Its tool is not installed.
         PassError: The pass cannot tell.
     """
-    if not step.isolated:
+    if not tools.isolates(step):
         with _named(step):
             return step.components() - step.parts().keys()
-    reply = tools.worker().call(
-        "graphopt.pipeline.opaque:list_components", step, timeout=tools.timeout, setup=tools.setup
-    )
+    reply = tools.call(step, "graphopt.pipeline.opaque:list_components", step)
     return _told(step, reply, "components")
 
 
@@ -315,12 +408,10 @@ def layers_of(step: OpaquePass, model: Model, tools: Toolbox) -> tuple[str, ...]
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
         path = Path(scratch) / _MODEL
         model.write(path)
-        if not step.isolated:
+        if not tools.isolates(step):
             with _named(step):
                 return step.layers(path)
-        reply = tools.worker().call(
-            "graphopt.pipeline.opaque:list_layers", step, str(path), timeout=tools.timeout, setup=tools.setup
-        )
+        reply = tools.call(step, "graphopt.pipeline.opaque:list_layers", step, str(path))
     return _told(step, reply, "layers")
 
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import os
 import re
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
 from graphopt.errors import PluginError
+from graphopt.pipeline import worker as workers
 from graphopt.pipeline.child import load_file
 from graphopt.pipeline.names import one_of
 from graphopt.pipeline.options import options_of
@@ -17,6 +24,7 @@ from graphopt.rewrite.passes import Numerics, OpaquePass, Pass, RewritePass, Sur
 
 FILE_PREFIX = "graphopt_plugin_"
 PASS_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_IMPORT_SECONDS = 30.0
 _KINDS = (RewritePass, SurgeonPass, OpaquePass)
 
 
@@ -32,9 +40,62 @@ def import_file(name: str, path: str | Path) -> ModuleType:
         PluginError: The file does not import; the message names it and the cause.
     """
     try:
-        return load_file(name, str(path))
+        with _tamed():
+            return load_file(name, str(path))
     except (Exception, SystemExit) as error:
         raise PluginError(f"The plugin {path} does not import ({cause_of(error)}): mend it.") from error
+
+
+@contextmanager
+def _tamed() -> Generator[None]:
+    """Keep what code does while it is imported from the output and from the state of this process."""
+    folder = os.getcwd()
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()} if main else {}
+    try:
+        with redirect_stdout(sys.stderr), _output_to_errors():
+            yield
+    finally:
+        os.chdir(folder)
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler and handler is not None:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _output_to_errors() -> Generator[None]:
+    """The same for what is written past Python."""
+    try:
+        output = os.dup(1)
+    except OSError:
+        yield  # there is no output
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
+
+
+def _rehearse(plugin: str, module: str, setup: tuple[tuple[str, str], ...] = ()) -> None:
+    """Import a plugin in a worker first, where it may crash.
+
+    Raises:
+        PluginError: It ended the process, or did not come to an end.
+    """
+    reply = workers.plugin_pool().call(
+        "graphopt.pipeline.plugins:import_only", module, timeout=_IMPORT_SECONDS, setup=setup, fresh=True
+    )
+    if isinstance(reply.exception, KeyboardInterrupt):
+        raise PluginError(f"The plugin {plugin} does not import (it raises KeyboardInterrupt): mend it.")
+    if reply.status not in ("ok", "error"):
+        raise PluginError(f"The plugin {plugin} does not import: its process {reply.error}; mend it.")
+
+
+def import_only(module: str) -> None:
+    """What the worker calls: see `_rehearse`."""
+    importlib.import_module(module)
 
 
 def import_plugin(plugin: str) -> tuple[ModuleType, str]:
@@ -57,9 +118,14 @@ def import_plugin(plugin: str) -> tuple[ModuleType, str]:
             name = _module_name(path)
         except OSError as error:
             raise PluginError(f"The plugin {plugin} cannot be read ({error}).") from error
+        if name not in sys.modules:
+            _rehearse(plugin, name, ((name, str(path)),))
         return import_file(name, path), f"the plugin {plugin}"
+    if plugin not in sys.modules:
+        _rehearse(plugin, plugin)
     try:
-        return importlib.import_module(plugin), f"the plugin {plugin}"
+        with _tamed():
+            return importlib.import_module(plugin), f"the plugin {plugin}"
     except (Exception, SystemExit) as error:
         hint = f"give its path, {plugin}.py" if Path(f"{plugin}.py").is_file() else "mend or install it"
         raise PluginError(f"The plugin {plugin} does not import ({cause_of(error)}): {hint}.") from error

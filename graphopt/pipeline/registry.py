@@ -22,6 +22,7 @@ from graphopt.rewrite.passes import Pass
 
 PASSES = "graphopt.passes"
 PIPELINES = "graphopt.pipelines"
+_OWN = "graphopt"
 _KEYWORDS = frozenset({"fixpoint", "none"})
 
 
@@ -36,6 +37,7 @@ class Entry:
         owner: Who registered it: a distribution with its version, or the file or module of a plugin.
         load: Imports the target.
         plugin: Whether it comes from ``--plugin``.
+        own: Whether it is one of graphopt's own distribution.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Entry:
     owner: str
     load: Callable[[], Any] = field(compare=False)
     plugin: bool = False
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +194,11 @@ class Registry:
         """Whether somebody registered ``name``, be it broken or not."""
         return name in self._entries or name in self._broken
 
+    def is_foreign(self, step: Pass) -> bool:
+        """Whether a pass comes from a plugin or another distribution, not from here or the caller."""
+        entry = self._entries.get(step.name)
+        return entry is not None and not entry.own and self._classes.get(step.name) is type(step)
+
     def owner(self, name: str) -> str:
         """Who registered a pass or pipeline that is no problem."""
         return self._entries[name].owner
@@ -257,7 +265,8 @@ def _installed(group: str, kind: Literal["pass", "pipeline"]) -> list[Entry]:
         if point.dist is not None:
             owner = owners.get(id(point.dist), "") or f"{point.dist.name} {point.dist.version}"
             owners[id(point.dist)] = owner
-        entries.append(Entry(point.name, kind, point.value, owner, point.load))
+        own = point.dist is not None and point.dist.name == _OWN
+        entries.append(Entry(point.name, kind, point.value, owner, point.load, own=own))
     return entries
 
 

@@ -12,12 +12,14 @@ import contextlib
 import os
 import pickle
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -47,6 +49,7 @@ class Reply:
         traceback: The traceback in the process, for a log.
         output: What was printed during the call, at most the last 64 KiB.
         seconds: How long the call took.
+        left: What the call left behind in its process, which is ended for it.
     """
 
     status: Status
@@ -56,6 +59,7 @@ class Reply:
     traceback: str = ""
     output: str = ""
     seconds: float = 0.0
+    left: tuple[str, ...] = ()
 
 
 def memory_limit(asked: int | None) -> int:
@@ -67,10 +71,12 @@ class Worker:
     """One process for foreign code. Safe to use from several threads; calls run one at a time."""
 
     def __init__(self) -> None:
+        _all.add(self)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._output: Path | None = None
+        self._folder: Path | None = None
 
     def __enter__(self) -> Worker:
         return self
@@ -90,15 +96,19 @@ class Worker:
         timeout: float | None = None,
         memory: int | None = None,
         setup: tuple[tuple[str, str], ...] = (),
+        fresh: bool = False,
     ) -> Reply:
         """Call a function in the process and wait for it.
 
         Args:
             function: ``module:qualified.name``.
             arguments: What it is called with; must be picklable, as must be what it returns.
-            timeout: Seconds before the process is killed; None for no limit.
+            timeout: Seconds before the process is killed, not counting those that it takes to import what
+                is called; None for no limit.
             memory: Resident bytes above which the process is killed; 80 % of the machine's by default.
             setup: Files to import first, as (module name, path): plugins that are in no package.
+            fresh: Whether to end the process where the call left threads, children, another working
+                directory, signal handlers or environment behind, so that none of it meets a later call.
         """
         call = pickle.dumps((function, arguments), protocol=5)
         message = pickle.dumps((sys.path, setup, call), protocol=5)
@@ -110,12 +120,17 @@ class Worker:
             offset = self._output.stat().st_size
             ended: tuple[Status, str] | None
             try:
+                limit = memory_limit(memory)
                 self._connection.send_bytes(message)
-                ended = self._wait(timeout, memory_limit(memory))
+                ended = self._wait(None if timeout is None else timeout + _START_SECONDS, limit)
+                if ended is None:
+                    self._connection.recv_bytes()
+                    ended = self._wait(timeout, limit)
+                left: tuple[str, ...] = () if ended else pickle.loads(self._connection.recv_bytes())
                 content = None if ended else self._connection.recv_bytes()
             except (EOFError, OSError):
                 ended = ("crashed", self._epitaph())
-                content = None
+                content, left = None, ()
             except BaseException:
                 # Ctrl-C while waiting: what the process does is of no use any more.
                 self._stop()
@@ -124,7 +139,9 @@ class Worker:
             seconds = time.perf_counter() - begin
             if content is not None:
                 reply: Any = pickle.loads(content)
-                return Reply(**reply, output=output, seconds=seconds)
+                if fresh and left:
+                    self._stop()
+                return Reply(**reply, output=output, seconds=seconds, left=left if fresh else ())
             assert ended is not None
             self._stop()
             return Reply(ended[0], error=ended[1], output=output, seconds=seconds)
@@ -134,21 +151,45 @@ class Worker:
         with self._lock:
             self._stop()
 
+    def kill(self) -> None:
+        """End the process at once, whatever it does and whoever waits for it."""
+        if self._process is not None and self._process.poll() is None:
+            self._kill(self._process)
+
+    @staticmethod
+    def _kill(process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+
     def _start(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         self._stop()
-        handle, output = tempfile.mkstemp(prefix="graphopt-worker-", suffix=".log")
-        os.close(handle)
-        self._output = Path(output)
+        self._folder = Path(tempfile.mkdtemp(prefix="graphopt-worker-"))
+        self._output = self._folder / "log"
+        self._output.touch()
+        # Linux needs no file, whose path must not be long; elsewhere not where multiprocessing would put it,
+        # which stays behind when this process ends at once.
+        address: str | None = None
+        if sys.platform.startswith("linux"):
+            address = f"\0graphopt-{secrets.token_hex(16)}"
+        elif os.name == "posix":
+            address = str(self._folder / "socket")
         key = secrets.token_bytes(32)
         environment = {**os.environ, "GRAPHOPT_WORKER_KEY": key.hex()}
+        environment["GRAPHOPT_WORKER_PARENT"] = str(os.getpid())
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         # A folder of the name of a package in the working directory is not that package.
         environment["PYTHONSAFEPATH"] = "1"
-        with Listener(authkey=key) as listener:
+        with Listener(address, authkey=key) as listener:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "graphopt.pipeline.child", str(listener.address), output],
+                [
+                    *(sys.executable, "-m", "graphopt.pipeline.child"),
+                    *(str(address or listener.address).replace("\0", "@", 1), str(self._output)),
+                ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -219,25 +260,43 @@ class Worker:
             self._connection.close()
         if self._process is not None:
             if self._process.poll() is None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    if os.name == "posix":
-                        os.killpg(self._process.pid, signal.SIGKILL)
-                    else:
-                        self._process.kill()
+                self._kill(self._process)
             self._process.wait()
-        if self._output is not None:
-            self._output.unlink(missing_ok=True)
-        self._connection, self._process, self._output = None, None, None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._connection, self._process, self._output, self._folder = None, None, None, None
 
 
-_shared: list[Worker] = []
+_all: weakref.WeakSet[Worker] = weakref.WeakSet()
+_shared: dict[str, Worker] = {}
 _shared_lock = threading.Lock()
+
+
+def kill_all() -> None:
+    """End the processes of all workers at once: for who is about to end this process."""
+    for worker in tuple(_all):
+        worker.kill()
+
+
+def close_shared() -> None:
+    """End the processes of the workers that everything shares."""
+    for worker in tuple(_shared.values()):
+        worker.close()
 
 
 def pool() -> Worker:
     """The worker that everything in this process shares; it ends with the interpreter."""
+    return _worker_for("tools")
+
+
+def plugin_pool() -> Worker:
+    """The worker that the code of plugins runs in: what it does to its process harms no session."""
+    return _worker_for("plugins")
+
+
+def _worker_for(use: str) -> Worker:
     with _shared_lock:
-        if not _shared:
-            _shared.append(Worker())
-            atexit.register(_shared[0].close)
-        return _shared[0]
+        if use not in _shared:
+            _shared[use] = Worker()
+            atexit.register(_shared[use].close)
+        return _shared[use]

@@ -26,7 +26,7 @@ def load_record(path: Path) -> Record:
         return from_json(path.read_bytes())
     except OSError as error:
         raise BadInput(f"Cannot read the record {path}: {error.strerror}.") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not a record of graphopt: {error}.") from error
 
 

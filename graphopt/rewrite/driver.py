@@ -20,7 +20,7 @@ from graphopt.rewrite.workspace import Scope, Workspace, scope_of
 
 _REWRITES_PER_NODE = 16
 _REWRITES_PER_ROOT = 1000
-_MOST_DECLINED = 200
+MOST_DECLINED = 200
 
 
 @dataclass(eq=False)
@@ -44,6 +44,11 @@ class SiteBook:
         """The site at a root, as it would be numbered if it were applied now."""
         count = self._counts[instance, scope.path, root]
         return Site(SiteKey(instance, scope.path, root, count), self.applied, node, op)
+
+    def take(self, other: SiteBook) -> None:
+        """Go on from where another book of the same run, kept by a worker, is now."""
+        self.applied, self.refused, self.last = other.applied, other.refused, other.last
+        self._counts = other._counts
 
     def admit(self, site: Site) -> bool:
         """Ask the gate; count the site if it may be rewritten."""
@@ -103,7 +108,7 @@ class Driver:
         self._instance = instance
         self._space = space
         self._book = book
-        self._roots = _root_set(step.roots)
+        self._roots = root_set(step.roots)
         self._functions = set(space.model.functions)
         self._changes: list[Change] = []
         self._declined: dict[ir.Node | ir.Value, str] = {}
@@ -143,7 +148,7 @@ class Driver:
                     self._visit(place)
             self._drain(cap)
         reasons = (reason for place, reason in self._declined.items() if place.graph is not None)
-        some = tuple(itertools.islice(self.declined_places(), _MOST_DECLINED))
+        some = tuple(itertools.islice(self.declined_places(), MOST_DECLINED))
         return Rewritten(tuple(self._changes), dict(Counter(reasons)), some)
 
     def declined_places(self) -> Iterator[DeclinedPlace]:
@@ -268,7 +273,8 @@ def _operator(place: ir.Node | ir.Value) -> str:
     return f"{place.domain}::{place.op_type}" if place.domain else place.op_type
 
 
-def _root_set(roots: Iterable[str]) -> set[tuple[str, str]] | None:
+def root_set(roots: Iterable[str]) -> set[tuple[str, str]] | None:
+    """The (domain, operator) pairs that roots name; None for all of them."""
     pairs: set[tuple[str, str]] = set()
     for root in roots:
         if root == "*":

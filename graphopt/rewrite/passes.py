@@ -271,7 +271,9 @@ class OpaquePass(Pass):
         """
         import onnx
 
-        changed = self.transform(onnx.load(source), disabled)
+        changed: Any = self.transform(onnx.load(source), disabled)
+        if not isinstance(changed, onnx.ModelProto):
+            raise TypeError(f"transform returned {type(changed).__name__}, not an onnx.ModelProto")
         size = changed.ByteSize()
         onnx.save(
             changed,

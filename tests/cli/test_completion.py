@@ -37,7 +37,7 @@ def offered(*words: str) -> list[str]:
         (("di",), ["diagnose", "diff"]),
         (("run", "m.onnx", "--pipel"), ["--pipeline"]),
         (("run", "m.onnx", "--pipeline", "po"), ["portable"]),
-        (("run", "m.onnx", "--pipeline", "fixpoint(ort,fold-c"), ["fixpoint(ort,fold-conv-bn"]),
+        (("run", "m.onnx", "--pipeline", "fixpoint(ort,fold-conv"), ["fixpoint(ort,fold-conv-bn"]),
         (("run", "m.onnx", "--skip", "merge-s"), ["merge-shape", "merge-slice"]),
         (("run", "m.onnx", "--set", "fix"), ["fix-dims."]),
         (("passes", "exa"), ["exact"]),

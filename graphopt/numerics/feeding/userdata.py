@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import glob
 import itertools
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,10 +156,18 @@ def _file_name(name: str) -> str:
     return name.replace("/", "_").replace(":", "_")
 
 
+# What numpy raises for a damaged header, and zip for a damaged folder of files.
+_UNREADABLE = (
+    ValueError, OSError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    MemoryError, OverflowError, TypeError, KeyError, NotImplementedError, RuntimeError, struct.error,
+)  # fmt: skip
+
+
 def _read_npy(path: Path) -> Array:
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        # Mapped first: a header may claim more than there is, and all of it would be allocated.
+        return np.array(np.load(path, allow_pickle=False, mmap_mode="r"))
+    except _UNREADABLE as error:
         raise BadInput(f"Cannot read '{path}' as .npy: {_first_line(error)}.") from error
 
 
@@ -164,7 +175,7 @@ def _read_npz(path: Path, specs: Sequence[ValueSpec]) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise BadInput(f"Cannot read '{path}' as .npz: {_first_line(error)}.") from error
     if len(specs) == 1 and list(arrays) == ["arr_0"]:
         return {specs[0].name: arrays["arr_0"]}
