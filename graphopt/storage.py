@@ -232,6 +232,8 @@ def save_atomically(parts: Iterable[Any], target: Path, kept: Collection[Path]) 
             model_part, data_part = Path(scratch) / "model", Path(scratch) / "data"
             size, digest = write_files(parts, model_part, data_part, durable=True)
             if data_part.exists():
+                # Between the two renames, what was there before would have the weights of another model.
+                target.unlink(missing_ok=True)
                 os.replace(data_part, data)
             os.replace(model_part, target)
             _sync_folder(target.parent)

@@ -178,7 +178,7 @@ class StepChecker:
         frozen = {**frozen, **self._sizes}
         outside = find_outside(self.options)
         if self._path is None:
-            source.write(path)
+            source.write(path, linked=True)
         # The passes will change the model in place.
         self._promise = Promise.of(source)
         self._reference = establish(source, path, self.options, self._runtime, frozen)
@@ -306,12 +306,12 @@ class StepChecker:
                 if judged.entry.verdict in ("rounding", "within tolerance"):
                     judged.entry.reason = f"{output.name}: {output.reason}"
 
-    def _write(self, model: Model) -> SessionSpec:
+    def _write(self, model: Model, *, linked: bool = True) -> SessionSpec:
         self._written += 1
         folder = self._scratch / f"{self._written:04d}"
         folder.mkdir()
         path = folder / "candidate.onnx"
-        model.write(path)
+        model.write(path, linked=linked)
         return replace(self.reference.spec, path=str(path.absolute()))
 
 

@@ -180,7 +180,7 @@ def _transform_cached(
     if tools.cache is not None and (hit := tools.cache.get(key)) is not None:
         return hit, msgspec.json.decode((hit / _REPORT).read_bytes(), type=ToolReport), True
     source, target = _folders(scratch)
-    model.write(source / _MODEL)
+    model.write(source / _MODEL, linked=step.only_reads)
     reply = tools.worker().call(
         "graphopt.pipeline.opaque:transform_files",
         step,
@@ -196,9 +196,14 @@ def _transform_cached(
     _expect_model(step, target)
     report: ToolReport = reply.value
     (target / _REPORT).write_bytes(msgspec.json.encode(report))
-    if tools.cache is not None:
+    if tools.cache is not None and not _shares_weights(target):
         tools.cache.put(key, target)
     return target, report, False
+
+
+def _shares_weights(folder: Path) -> bool:
+    """Whether a result refers to files that have other names, too: large weights, which the source has."""
+    return any(path.stat().st_nlink > 1 for path in folder.iterdir() if path.is_file())
 
 
 def _folders(scratch: Path) -> tuple[Path, Path]:

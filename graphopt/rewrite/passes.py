@@ -201,12 +201,15 @@ class OpaquePass(Pass):
             the saved file is loaded.
         wants_feeds: Whether it measures the model on the feeds of the run: then `transform_with_feeds` is
             called in place of ``transform_file``.
+        only_reads: Whether it never writes into a file that it is given, and takes external data in files
+            that have other names, too: then large weights are not copied for it.
     """
 
     isolated: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ()
     acts_at_load: ClassVar[bool] = False
     wants_feeds: ClassVar[bool] = False
+    only_reads: ClassVar[bool] = False
 
     def components(self) -> frozenset[str]:
         """Every component that can be switched off in the installed version of the tool.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,18 +52,31 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from attr.tensors
 
 
-def bring_data(files: frozenset[str], source: Path, target: Path) -> None:
-    """Copy the weight files of the model at ``source`` to the folder of ``target``."""
+def bring_data(files: frozenset[str], source: Path, target: Path, *, linked: bool = False) -> None:
+    """Copy the weight files of the model at ``source`` to the folder of ``target``.
+
+    Args:
+        files: As the model names them.
+        source: The model that has them.
+        target: The model that shall have them.
+        linked: Whether they may be the same files, which then nobody writes into.
+    """
     for name in sorted(files):
         destination = target.parent / name
         destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.parent / name, destination)
+        if not linked:
+            shutil.copyfile(source.parent / name, destination)
+            continue
+        try:
+            os.link(source.parent / name, destination)
+        except OSError:  # another disk, or a file system without hard links
+            shutil.copyfile(source.parent / name, destination)
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a model with the files that it refers to."""
+def copy(source: Path, target: Path, *, linked: bool = False) -> None:
+    """Copy a model with the files that it refers to; see `bring_data`."""
     shutil.copyfile(source, target)
-    bring_data(data_files(read_structure(source)), source, target)
+    bring_data(data_files(read_structure(source)), source, target, linked=linked)
 
 
 def write_structure(model: onnx.ModelProto, source: Path, target: Path) -> None:
