@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types contracts check benchmark reference drawings docs clean
+.PHONY: demo test test-all test-oldest test-newest lint types contracts check benchmark reference drawings docs clean
 
 # The constraints pin what was tested; PyTorch is installed first so that its CPU build is kept.
 .venv/dev: pyproject.toml constraints.txt
@@ -35,6 +35,10 @@ test: .venv/dev .venv/yolo .venv/peers .venv/openvino
 
 test-all: .venv/dev .venv/yolo .venv/peers .venv/openvino
 	$(BIN)/python -m pytest -q -n auto
+
+# A sample with the oldest versions that pyproject.toml names; and all with the newest.
+test-oldest test-newest: .venv/dev
+	$(BIN)/python -m nox -s $(@:test-%=%)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -188,7 +188,9 @@ class StepChecker:
         atol, rtol = self.options.atol, self.options.rtol
         sampler = Sampler(self._reference, self._runtime, begun[0], self._cache)
         self._judge = Judge(self._reference, shapes, self._runtime, atol=atol, rtol=rtol, sampler=sampler)
-        self._local = LocalChecker(self._worker, self._reference.spec, self._reference.feeds)
+        self._local = LocalChecker(
+            self._worker, self._reference.spec, self._reference.feeds, source.initializer_bytes()
+        )
         self._last = digests(self._reference.outputs)
         self._digests = {(): self._last}
         if outside is not None:

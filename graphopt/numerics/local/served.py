@@ -90,7 +90,7 @@ def check_regions(
         after: The file after it.
         spec: How the model before is run for its activations; its path is of no matter.
         feeds: What it is run on.
-        seconds: When to stop; regions not reached are ``not checked``.
+        seconds: When to stop, from when the session is there; regions not reached are ``not checked``.
 
     Returns:
         The regions, in the order of the model after.
@@ -110,16 +110,17 @@ def look(
     seconds: float,
 ) -> list[Looked]:
     """As `check_regions`, of regions that were found before; ``path`` is the file of the model before."""
-    return _Look(path, before, sides, spec, time.monotonic() + seconds).at(regions, feeds)
+    return _Look(path, before, sides, spec, seconds).at(regions, feeds)
 
 
 class _Look:
     def __init__(
-        self, path: Path, before: Model, sides: tuple[Side, Side], spec: SessionSpec, deadline: float
+        self, path: Path, before: Model, sides: tuple[Side, Side], spec: SessionSpec, seconds: float
     ) -> None:
         self._path = path
         self._spec = spec
-        self._deadline = deadline
+        self._seconds = seconds
+        self._deadline = 0.0
         self._before = before
         self._sides = sides
 
@@ -130,6 +131,8 @@ class _Look:
             return looked
         wanted = dict.fromkeys(name for region, _ in open_ones for name in (*region.frontier, *region.values))
         capture = _Capture(self._path, self._spec, self._before, list(wanted))
+        # Of a large model the session alone may take longer.
+        self._deadline = time.monotonic() + self._seconds
         for feed in feeds:
             for chunk in _chunks(open_ones, capture):
                 names = dict.fromkeys(n for region, _ in chunk for n in (*region.frontier, *region.values))
