@@ -10,7 +10,7 @@ nox.options.sessions = ["oldest", "newest"]
 
 _TOOLS = ("pytest>=9", "hypothesis>=6.130", "jsonschema>=4.23")
 _NOT_THERE = (
-    # onnx 1.18 makes its own suite with names that numpy 1.26 does not have.
+    # onnx 1.19 makes its own suite with names that numpy 1.26 does not have.
     "--deselect=tests/test_model.py::test_node_suite_comes_back",
     # An older onnxruntime divides integers by zero, which ends the process: in a run only a worker.
     "--deselect=tests/passes/test_onnxsim.py::test_what_cannot_be_computed_stays",

@@ -21,6 +21,7 @@ from graphopt.pipeline.worker import Worker
 
 OLDEST = (1, 18)
 """The first version in which the session entry works that leaves parts of the optimizer out."""
+TESTED = (1, 23)
 UPDATE = "pip install -U onnxruntime"
 _SECONDS = 60.0
 _RELU = (
@@ -54,6 +55,9 @@ def version() -> Ability:
         wanted = ".".join(map(str, OLDEST))
         detail = f"{ort.__version__} is too old: {UPDATE} (graphopt needs {wanted} or newer)"
         return Ability("version", False, detail)
+    if found < TESTED:
+        detail = f"{ort.__version__}; graphopt is tested from {'.'.join(map(str, TESTED))} on: {UPDATE}"
+        return Ability("version", False, detail, optional=True)
     return Ability("version", True, ort.__version__)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -64,13 +65,14 @@ def bring_data(files: frozenset[str], source: Path, target: Path, *, linked: boo
     for name in sorted(files):
         destination = target.parent / name
         destination.parent.mkdir(parents=True, exist_ok=True)
-        if not linked:
-            shutil.copyfile(source.parent / name, destination)
-            continue
-        try:
-            os.link(source.parent / name, destination)
-        except OSError:  # another disk, or a file system without hard links
-            shutil.copyfile(source.parent / name, destination)
+        origin = source.parent / name
+        destination.unlink(missing_ok=True)
+        # What has one name only may be somebody's own: onnx refuses to read a file that has two.
+        if linked and origin.stat().st_nlink > 1:
+            with contextlib.suppress(OSError):  # a file takes only so many names
+                os.link(origin, destination)
+                continue
+        shutil.copyfile(origin, destination)
 
 
 def copy(source: Path, target: Path, *, linked: bool = False) -> None:
