@@ -12,17 +12,18 @@ _TOOLS = ("pytest>=9", "hypothesis>=6.130", "jsonschema>=4.23")
 _NOT_THERE = (
     # onnx 1.19 makes its own suite with names that numpy 1.26 does not have.
     "--deselect=tests/test_model.py::test_node_suite_comes_back",
-    # An older onnxruntime divides integers by zero, which ends the process: in a run only a worker.
-    "--deselect=tests/passes/test_onnxsim.py::test_what_cannot_be_computed_stays",
+    # ONNX Runtime refuses auto_pad beside pads, and the reference evaluator of onnx 1.19 computes it wrongly.
+    "--deselect=tests/passes/test_push_affine.py::test_a_shift_goes_where_nothing_is_padded",
 )
-# What meets the dependencies: files, sessions, the log of the optimizer, the float64 kernels, every pass.
+# What meets the dependencies: files, sessions, the log of the optimizer, rewrites and their proofs.
 _SAMPLE = (
     "tests/test_model.py",
     "tests/test_mapped.py",
     "tests/test_large.py",
     "tests/numerics/test_abilities.py",
     "tests/numerics/test_runtime.py",
-    "tests/passes",
+    "tests/passes/test_ort.py",
+    "tests/passes/test_push_affine.py",
 )
 
 
