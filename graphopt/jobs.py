@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import onnx
 import onnx_ir as ir
 
+from graphopt.copies import kept_copies
 from graphopt.exported import Exported
 from graphopt.model import Model, paused_gc
 from graphopt.pipeline.cache import DiskCache
@@ -135,6 +136,7 @@ def open_job(
     origin = _origin(model)
     path = Path(model) if isinstance(model, str | Path) else None
     with ExitStack() as stack:
+        stack.enter_context(kept_copies())
         tools = Toolbox(
             cache=DiskCache() if cache else None,
             timeout=plan.options.timeout,

@@ -1,18 +1,23 @@
-"""Weights that stay in the model file: of a large one, protobuf would hold one copy and make two more.
+"""Weights that stay in their file: of a large one, protobuf would hold one copy and make two more.
 
 The content of large initializers is cut out of the message before protobuf reads it, and put back between
 the pieces of the message when it is written. In between, a `MappedTensor` shows it where it lies in the file.
+External data is shown in the same way, however small, and goes from file to file inside the kernel.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import math
 import mmap
 import os
+import threading
+import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 import onnx
@@ -40,17 +45,72 @@ _PLAIN = frozenset(
 )  # fmt: skip
 
 
+# No copying inside the kernel between such files or on such a system.
+_NO_KERNEL_COPY = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV, errno.EBADF)
+_MOST_AT_ONCE = 1 << 30
+_MOST_DIGESTS = 1 << 16
+
+
 class MappedFile:
-    """A file in memory, as it was when it was opened."""
+    """A file in memory, as it was when it was opened; see `open_mapped`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stream = path.open("rb")
         self._state = self._now()
         self._content = mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._key = state_of(path)
 
     def __del__(self) -> None:
-        self._stream.close()
+        if hasattr(self, "_stream"):
+            self._stream.close()
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        return self._state[0]
+
+    def digest(self, begin: int, end: int) -> bytes:
+        """The SHA-256 of a part of the file, computed once.
+
+        Raises:
+            BadInput: See `view`.
+        """
+        content = self.view(begin, end)
+        key = self._key, begin, end
+        found = _digests.get(key)
+        if found is None:
+            if len(_digests) >= _MOST_DIGESTS:
+                _digests.clear()
+            found = _digests[key] = hashlib.sha256(content).digest()
+        return found
+
+    def copy_to(self, target: IO[bytes], begin: int = 0, end: int | None = None) -> None:
+        """Append a part of the file to another one, inside the kernel where it can: nothing is read then.
+
+        Raises:
+            BadInput: See `view`.
+            OSError: It cannot be written.
+        """
+        content = self.view(begin, end)
+        done = 0
+        if hasattr(os, "copy_file_range"):
+            target.flush()
+            place = target.tell()
+            try:
+                while done < len(content):
+                    some = min(len(content) - done, _MOST_AT_ONCE)
+                    given = os.copy_file_range(
+                        self._stream.fileno(), target.fileno(), some, begin + done, place + done
+                    )
+                    if not given:
+                        break
+                    done += given
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise
+            target.seek(place + done)
+        target.write(content[done:])
 
     def view(self, begin: int = 0, end: int | None = None) -> memoryview:
         """A part of the file.
@@ -77,11 +137,61 @@ class MappedFile:
         return state.st_size, state.st_mtime_ns
 
 
+State: TypeAlias = tuple[int, int, int, int]
+"""Which file something is, whatever its name, and in what state: device, inode, size and time of change."""
+
+# The file may be closed and mapped again in between.
+_digests: dict[tuple[State, int, int], bytes] = {}
+_open: weakref.WeakValueDictionary[State, MappedFile] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def state_of(path: Path) -> State:
+    """The state of a file.
+
+    Raises:
+        OSError: There is none.
+    """
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def open_mapped(path: Path) -> MappedFile:
+    """Map a file; one that is mapped already, under whatever name, is that one.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    key = state_of(path)
+    with _lock:
+        found = _open.get(key)
+        if found is None:
+            found = _open[key] = MappedFile(path)
+        return found
+
+
+def show_as(copy: Path, file: MappedFile) -> State:
+    """Let a copy of a file, as long as nobody writes into it, be mapped as the file itself."""
+    key = state_of(copy)
+    with _lock:
+        _open[key] = file
+    return key
+
+
+def forget(state: State) -> None:
+    """Undo `show_as`."""
+    with _lock:
+        _open.pop(state, None)
+
+
 class MappedTensor(ir.LazyTensor):
     """A tensor whose content lies in a mapped file, at any alignment, in little-endian order.
 
     Attributes:
         says_where: Whether its message says in so many words that the content lies in it.
+        file: The file.
+        begin: Where the content begins in it.
+        outside: Whether the content is external data, and stays so when the model is written.
     """
 
     def __init__(
@@ -94,24 +204,37 @@ class MappedTensor(ir.LazyTensor):
         doc_string: str | None = None,
         *,
         says_where: bool = False,
+        outside: bool = False,
     ) -> None:
         super().__init__(
             self._read, dtype, ir.Shape(shape, frozen=True), name=name, doc_string=doc_string, cache=False
         )
-        self._file = file
-        self._begin = begin
+        self.file = file
+        self.begin = begin
         self.says_where = says_where
+        self.outside = outside
 
     @property
     def content(self) -> memoryview:
         """The bytes in the file itself, not copied."""
-        return self._file.view(self._begin, self._begin + self.nbytes)
+        return self.file.view(self.begin, self.begin + self.nbytes)
+
+    def digest(self) -> bytes:
+        """The SHA-256 of the content; it is read at most once for all tensors that show it."""
+        return self.file.digest(self.begin, self.begin + self.nbytes)
+
+    def tofile(self, file: IO[bytes]) -> None:
+        """Write the content; see `MappedFile.copy_to`."""
+        self.file.copy_to(file, self.begin, self.begin + self.nbytes)
 
     def release(self) -> None:
         """Note that the content is not needed soon."""
-        self._file.release(self._begin, self._begin + self.nbytes)
+        self.file.release(self.begin, self.begin + self.nbytes)
 
     def _read(self) -> ir.TensorProtocol:
+        if self.dtype.bitwidth < 8:
+            packed = np.frombuffer(self.content, np.uint8)
+            return ir.PackedTensor(packed, self.dtype, shape=self.shape, name=self.name)
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
         array = np.frombuffer(self.content, dtype).reshape(self.shape.numpy())
         if not array.flags.aligned:
@@ -122,14 +245,16 @@ class MappedTensor(ir.LazyTensor):
 
     def renamed(self) -> MappedTensor:
         """A tensor with a name of its own and the same content."""
+        shape, name = self.shape.numpy(), self.name or ""
         return MappedTensor(
-            self._file,
-            self._begin,
+            self.file,
+            self.begin,
             self.dtype,
-            self.shape.numpy(),
-            self.name or "",
+            shape,
+            name,
             self.doc_string,
             says_where=self.says_where,
+            outside=self.outside,
         )
 
     def __repr__(self) -> str:
@@ -151,7 +276,7 @@ def read(path: Path) -> tuple[bytes, dict[str, MappedTensor]]:
     # Elsewhere a mapped file could be neither replaced nor removed.
     if os.name != "posix" or path.stat().st_size < _SMALLEST_FILE:
         return path.read_bytes(), {}
-    file = MappedFile(path)
+    file = open_mapped(path)
     content = file.view()
     try:
         pieces, found = _cut(content, file)
@@ -199,6 +324,44 @@ def give(model: ir.Model, tensors: Tensors) -> None:
         value = model.graph.initializers.get(name)
         if value is not None:
             value.const_value = tensor
+
+
+def take_outside(model: ir.Model, folder: Path, *, outside: bool = True) -> None:
+    """Let external data of the main graph's initializers be shown where it lies, once places are checked.
+
+    onnx-ir refuses a file that has a second name, which is no matter here: what is read is what was opened.
+
+    Args:
+        model: The model.
+        folder: The folder that the places are relative to.
+        outside: See `MappedTensor`.
+    """
+    if os.name != "posix":
+        return
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor) or tensor.location == MARK:
+            continue
+        size, begin = tensor.nbytes, tensor.offset or 0
+        if tensor.dtype == ir.DataType.STRING or tensor.metadata_props or (tensor.length or size) != size:
+            continue
+        path = folder / tensor.location
+        if size and path.stat().st_size >= begin + size:
+            value.const_value = MappedTensor(
+                open_mapped(path),
+                begin,
+                tensor.dtype,
+                tensor.shape.numpy(),
+                name,
+                tensor.doc_string,
+                outside=outside,
+            )
+
+
+def files_of(model: ir.Model) -> list[MappedFile]:
+    """The files that initializers of the main graph are shown from, in their order."""
+    found = (value.const_value for value in model.graph.initializers.values())
+    return list(dict.fromkeys(tensor.file for tensor in found if isinstance(tensor, MappedTensor)))
 
 
 def fill(content: bytes, tensors: Tensors) -> Iterator[Buffer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -17,6 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import fidelity, mapped
+from graphopt.copies import adopt, link
 from graphopt.errors import BadInput
 from graphopt.messages import tensors
 from graphopt.soundness import check_opsets, check_tensor, check_texts
@@ -117,6 +119,8 @@ class Model:
         self.path = path
         self.files = files
         self._outside = outside
+        # A tool may have read them into the message.
+        self._were_outside: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
@@ -155,9 +159,52 @@ class Model:
         return cls.load(source)
 
     @classmethod
+    def of_tool(cls, path: Path, before: Model, change: Callable[[onnx.ModelProto], None]) -> Model:
+        """Take what a tool made of a model from its file, which may go afterwards.
+
+        Args:
+            path: The file that the tool wrote, external data beside it.
+            before: The model that the tool was given.
+            change: What to do to the message, in which large weights are marks.
+
+        Raises:
+            BadInput: See `load`.
+        """
+        with paused_gc():
+            proto, weights = read_mapped(path)
+            _take_odd_in(proto, path)
+            change(proto)
+            stays = before.has_external_data()
+            label = "The tool's result"
+            made = cls._build(proto, before.path, label, weights, path, stays_outside=stays)
+            made.files = before.files
+            made._outside = made._outside and stays
+            made._were_outside = before._names_outside()
+            adopt(file for file in mapped.files_of(made.ir) if file.path.parent == path.parent)
+            return made
+
+    @classmethod
     def _build(
-        cls, proto: onnx.ModelProto, path: Path | None, label: str, weights: mapped.Tensors | None = None
+        cls,
+        proto: onnx.ModelProto,
+        path: Path | None,
+        label: str,
+        weights: mapped.Tensors | None = None,
+        beside: Path | None = None,
+        *,
+        stays_outside: bool = True,
     ) -> Model:
+        """Read a message.
+
+        Args:
+            proto: The message.
+            path: The file that the model is of.
+            label: What to call it in sentences.
+            weights: What the marks in the message stand for.
+            beside: The file that external data lies beside, ``path`` by default.
+            stays_outside: Whether external data goes to external data when the model is written.
+        """
+        beside = path if beside is None else beside
         _refuse_duplicates(proto, label)
         outside: list[fidelity.Outside] = []
         check_texts(proto, label)
@@ -170,13 +217,14 @@ class Model:
             if weights:
                 mapped.give(model, weights)
                 outside = [found for found in outside if not mapped.is_mark(found[1])]
-            files = {external_range(name, tensor, path, label)[0].resolve() for name, tensor in outside}
+            files = {external_range(name, tensor, beside, label)[0].resolve() for name, tensor in outside}
             _put_in_order(model, _refuser(proto, label))
         except (ir.serde.SerdeError, ValueError) as error:
             raise BadInput(_invalid(proto, label, error)) from error
-        if outside and path is not None:
+        if outside and beside is not None:
             for graph in model.graphs():
-                ir.external_data.set_base_dir(graph, path.parent)
+                ir.external_data.set_base_dir(graph, beside.parent)
+            mapped.take_outside(model, beside.parent, outside=stays_outside)
         if path is not None:
             files.add(path.resolve())
         return cls(model, path, outside=bool(outside), files=frozenset(files))
@@ -229,14 +277,34 @@ class Model:
         kept = self.files if source is None else self.files | {source.resolve()}
         return save_atomically(self._parts(data_file(target)), target, kept)
 
-    def write(self, path: Path) -> None:
-        """Write the model into a scratch folder, external data beside it; not atomic."""
-        write_files(self._parts(data_file(path)), path)
+    def write(self, path: Path, *, linked: bool = False) -> None:
+        """Write the model into a scratch folder, external data beside it; not atomic.
 
-    def _parts(self, data: Path) -> Iterator[Any]:
-        """What `storage` writes: the pieces of the message, then the weights that lie outside, in order."""
+        Args:
+            path: The file to write.
+            linked: Whether files beside it may be names of one copy of the external data, which must then
+                only be read; see `graphopt.copies`.
+
+        Raises:
+            BadInput: The folder cannot be written.
+        """
+        try:
+            write_files(self._parts(data_file(path), path if linked else None), path)
+        except OSError as error:
+            raise BadInput(
+                f"Cannot write the model into the temporary folder {path.parent}: {error.strerror or error};"
+                " set TMPDIR to one that has room for a copy of the model."
+            ) from error
+
+    def _parts(self, data: Path, links: Path | None = None) -> Iterator[Any]:
+        """What `storage` writes: the pieces of the message, then the weights that lie outside, in order.
+
+        Args:
+            data: Where these weights go.
+            links: The model file that unchanged files of weights are linked beside; None to write them.
+        """
         proto, weights = self._marked()
-        chunks = _split(self, proto, data.name, weights)
+        chunks = _split(self, proto, data.name, weights, links)
         content = proto.SerializeToString()
         del proto
         depth = max(depth for _, depth in self._graphs_deep())
@@ -258,6 +326,15 @@ class Model:
         for name, tensor in self._outside_tensors():
             content[name, (str(tensor.location), str(tensor.offset or 0))] = tensor
         return content
+
+    def _names_outside(self) -> frozenset[str]:
+        found = self.ir.graph.initializers.items()
+        return self._were_outside.union(
+            name
+            for name, value in found
+            if isinstance(value.const_value, ir.ExternalTensor)
+            or (isinstance(value.const_value, mapped.MappedTensor) and value.const_value.outside)
+        )
 
     def _outside_tensors(self) -> Iterator[tuple[str, ir.ExternalTensor]]:
         if self._outside:
@@ -307,11 +384,11 @@ class Model:
             for name, tensor in tensors(proto):
                 # Apart from the message, which could not be written with more than 2 GB of them.
                 if mapped.is_mark(tensor):
-                    digest.update(weights[name].content)
+                    digest.update(weights[name].digest())
                     weights[name].release()
                     mapped.unmark(tensor, weights[name])
                 elif tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
-                    digest.update(tensor.raw_data)
+                    digest.update(hashlib.sha256(tensor.raw_data).digest())
                     tensor.ClearField("raw_data")
             digest.update(proto.SerializeToString(deterministic=True))
         for _, tensor in self._outside_tensors():
@@ -353,7 +430,8 @@ class Model:
             proto, weights = self._marked()
             own = {name: tensor.renamed() for name, tensor in weights.items()}
             copy = Model._build(proto, self.path, self._label(), own)
-            copy.files = self.files
+            copy.files, copy._outside = self.files, self._outside
+            copy._were_outside = self._were_outside
             return copy
 
     def _label(self) -> str:
@@ -370,38 +448,81 @@ _SMALLEST_OUTSIDE = 1024
 
 
 def _split(
-    model: Model, proto: onnx.ModelProto, location: str, weights: dict[str, mapped.MappedTensor]
+    model: Model,
+    proto: onnx.ModelProto,
+    location: str,
+    weights: dict[str, mapped.MappedTensor],
+    links: Path | None = None,
 ) -> list[tuple[int, Any]]:
     """Let what lies outside, or must, point to one data file; returns what goes there, by offset.
 
-    Of ``weights`` only those are left that go into the message.
+    Of ``weights`` only those are left that go into the message. With ``links``, what is mapped points to
+    links of whole files beside that file, in place of the data file.
     """
     outside = model._external_content()  # pyright: ignore[reportPrivateUsage]
-    large = model.initializer_bytes() > PROTO_LIMIT
+    large, kept = model.initializer_bytes() > PROTO_LIMIT, model._were_outside  # pyright: ignore[reportPrivateUsage]
     chunks: list[tuple[int, Any]] = []
+    linked: dict[mapped.MappedFile, str] = {}
+    # Weights that share their bytes go on sharing them.
+    places: dict[tuple[mapped.MappedFile, int, int], int] = {}
     offset = 0
     for name, tensor in tensors(proto):
+        key = None
         if mapped.is_mark(tensor):
-            if not large:
+            shown = weights[name]
+            if not (large or shown.outside or name in kept):
                 continue
             content: Any = weights.pop(name)
             size = content.nbytes
+            if links is not None:
+                if shown.file not in linked:
+                    linked[shown.file] = f"{links.name}.{len(linked)}"
+                    link(shown.file, links.with_name(linked[shown.file]))
+                _point(tensor, linked[shown.file], shown.begin, size)
+                continue
+            key = shown.file, shown.begin, size
+            if key in places:
+                _point(tensor, location, places[key], size)
+                continue
         elif tensor.data_location == onnx.TensorProto.EXTERNAL:
             content = outside[name, _place(tensor)]
             size = content.nbytes
-        elif large and tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
+        elif (
+            (large or name in kept)
+            and tensor.HasField("raw_data")
+            and len(tensor.raw_data) >= _SMALLEST_OUTSIDE
+        ):
             content, size = tensor.raw_data, len(tensor.raw_data)
             tensor.ClearField("raw_data")
         else:
             continue
         offset += -offset % _ALIGNMENT if size >= _ALIGNMENT else 0
         chunks.append((offset, content))
-        del tensor.external_data[:]
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", location), ("offset", offset), ("length", size)):
-            tensor.external_data.add(key=key, value=str(value))
+        if key is not None:
+            places[key] = offset
+        _point(tensor, location, offset, size)
         offset += size
     return chunks
+
+
+def _point(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _take_odd_in(proto: onnx.ModelProto, path: Path) -> None:
+    """Read what lies outside of a tool's result and is no initializer of the main graph."""
+    for name, tensor in itertools.islice(tensors(proto), len(proto.graph.initializer), None):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        file, offset, length = external_range(name, tensor, path, "The tool's result")
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            tensor.raw_data = stream.read(length)
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
 
 
 def _is_readable(content: bytes) -> bool:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 
 from graphopt.errors import BadInput, InvalidResult
 from graphopt.fidelity import inherit
-from graphopt.messages import tensors
 from graphopt.model import Model, paused_gc
-from graphopt.storage import external_range, read_proto
 
 _FIELDS = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
@@ -24,8 +23,7 @@ def restore(
 
     Args:
         before: The model that the tool was given.
-        after: What it made: a message, or a file with external data beside it. Its weights are read
-            into memory, so that the file may go.
+        after: What it made: a message, or a file with external data beside it, which may go afterwards.
         signature: Whether inputs and outputs must be those of ``before``.
 
     Returns:
@@ -35,12 +33,18 @@ def restore(
         InvalidResult: The result is no valid model, or lost an input that it uses or an output.
     """
     with paused_gc():
-        proto = read_back(after) if isinstance(after, Path) else after
         notes: list[str] = []
-        if signature:
-            _restore_signature(before.ir, proto)
+
+        def change(proto: onnx.ModelProto) -> None:
+            if signature:
+                _restore_signature(before.ir, proto)
+
         try:
-            restored = Model.from_proto(proto, before.path)
+            if isinstance(after, Path):
+                restored = Model.of_tool(after, before, change)
+            else:
+                change(after)
+                restored = Model.from_proto(after, before.path)
         except BadInput as error:
             raise InvalidResult(f"The tool left an invalid model: {error}", effect="invalid model") from error
         restored.files = before.files
@@ -50,39 +54,18 @@ def restore(
         return restored, tuple(notes)
 
 
-def read_back(path: Path) -> onnx.ModelProto:
-    """The message of a file that a tool wrote, weights included, so that the file may go.
-
-    Raises:
-        InvalidResult: It is no complete model.
-    """
-    try:
-        proto = read_proto(path)
-        for name, tensor in tensors(proto):
-            if tensor.data_location != onnx.TensorProto.EXTERNAL:
-                continue
-            file, offset, length = external_range(name, tensor, path, "The tool's result")
-            with file.open("rb") as stream:
-                stream.seek(offset)
-                tensor.raw_data = stream.read(length)
-            tensor.ClearField("data_location")
-            tensor.ClearField("external_data")
-    except BadInput as error:
-        raise InvalidResult(
-            f"The tool left a file that cannot be read: {error}", effect="invalid model"
-        ) from error
-    return proto
-
-
 def _restore_signature(before: ir.Model, proto: onnx.ModelProto) -> None:
-    wanted = ir.to_proto(before.graph)
-    assert isinstance(wanted, onnx.GraphProto)
+    # Not of the graph as a whole, which would hold all weights.
+    wanted: tuple[list[Any], list[Any]] = (
+        [ir.to_proto(value) for value in before.graph.inputs],
+        [ir.to_proto(value) for value in before.graph.outputs],
+    )
     initializers = {tensor.name for tensor in proto.graph.initializer}
     read = {name for node in proto.graph.node for name in _reads(node)}
     read.update(info.name for info in proto.graph.output)
     defaults = before.graph.initializers
     inputs: list[onnx.ValueInfoProto] = []
-    for info in wanted.input:
+    for info in wanted[0]:
         if info.name in defaults and info.name not in initializers:
             if info.name in read:
                 raise InvalidResult(
@@ -107,7 +90,7 @@ def _restore_signature(before: ir.Model, proto: onnx.ModelProto) -> None:
             raise InvalidResult(
                 f"The tool added an input '{info.name}', which the source does not have.", effect="signature"
             )
-    _restore_outputs(wanted.output, proto)
+    _restore_outputs(wanted[1], proto)
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,6 +29,7 @@ _EXTRAS = {
     "view": ("netron",),
     "openvino": ("openvino",),
 }
+_AT_LEAST = re.compile(r"([\w.-]+)>=([\d.]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,25 @@ def _versions() -> Iterator[Finding]:
 
 def _version(name: str, *, optional: bool) -> Finding:
     try:
-        return Finding(name, True, importlib.metadata.version(name), optional)
+        found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, False, "not installed", optional)
+    needed = _needed().get(name, "")
+    if _numbers(found) < _numbers(needed):
+        detail = f"{found} is too old: pip install -U {name} (graphopt needs {needed} or newer)"
+        return Finding(name, False, detail, optional)
+    return Finding(name, True, found, optional)
+
+
+@functools.cache
+def _needed() -> dict[str, str]:
+    """The oldest version of each package that graphopt says it works with, by name."""
+    found = map(_AT_LEAST.match, importlib.metadata.requires("graphopt") or ())
+    return {match[1]: match[2] for match in found if match is not None}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def _try(name: str, action: Callable[[], str]) -> Finding:

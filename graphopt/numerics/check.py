@@ -91,7 +91,8 @@ class Checker(StepChecker):
         """
         if not self.options.runtimes:
             return []
-        spec = self._write(model)
+        # Other runtimes may refuse weights in a file that has another name, too.
+        spec = self._write(model, linked=False)
         return self._hear(Path(spec.path), signatures(steps), lossy=is_lossy(steps))
 
     def _hear(self, path: Path, changes: Sequence[Signature], *, lossy: bool = False) -> list[WitnessEntry]:

@@ -40,7 +40,7 @@ def written(model: Model) -> Generator[Path]:
     """A file that holds ``model`` for a while."""
     with tempfile.TemporaryDirectory(prefix="graphopt-final-") as folder:
         path = Path(folder) / "model.onnx"
-        model.write(path)
+        model.write(path, linked=True)
         yield path
 
 

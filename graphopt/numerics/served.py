@@ -18,6 +18,7 @@ import onnx
 import onnx.numpy_helper
 import onnx.parser
 import onnxruntime as ort
+import psutil
 
 from graphopt.errors import BadInput
 from graphopt.numerics.feeding.specs import ValueSpec
@@ -25,6 +26,7 @@ from graphopt.numerics.runtime import SessionSpec, make
 from graphopt.numerics.values import Array, dtype_of, flatten
 
 _MOST_SESSIONS = 3
+_MOST_HELD = 1 << 30
 _BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 _MOST_FEED_BYTES = 1 << 29
 _MOST_OUTPUT_BYTES = 1 << 28
@@ -46,6 +48,7 @@ def open_session(spec: SessionSpec, fresh: bool, seed: int = 0) -> tuple[_Ports,
         del found
         while len(_sessions) >= _MOST_SESSIONS:
             _sessions.popitem(last=False)
+        make_room()
         ort.set_seed(seed)
         begin = time.perf_counter()
         found = make(spec)
@@ -53,6 +56,19 @@ def open_session(spec: SessionSpec, fresh: bool, seed: int = 0) -> tuple[_Ports,
     _sessions[key] = found
     inputs = tuple((port.name, port.type) for port in found.get_inputs())
     return inputs, tuple((port.name, port.type) for port in found.get_outputs()), seconds
+
+
+def make_room() -> None:
+    """Close all sessions before a further one, where they hold much memory: of large models there is one.
+
+    A session of a model has its weights once more, laid out for the kernels.
+    """
+    if not _sessions:
+        return
+    memory = psutil.Process().memory_info()
+    # What is mapped from a file takes no room of its own.
+    if memory.rss - getattr(memory, "shared", 0) > _MOST_HELD:
+        _sessions.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ class StepChecker:
         frozen = {**frozen, **self._sizes}
         outside = find_outside(self.options)
         if self._path is None:
-            source.write(path)
+            source.write(path, linked=True)
         # The passes will change the model in place.
         self._promise = Promise.of(source)
         self._reference = establish(source, path, self.options, self._runtime, frozen)
@@ -188,7 +188,9 @@ class StepChecker:
         atol, rtol = self.options.atol, self.options.rtol
         sampler = Sampler(self._reference, self._runtime, begun[0], self._cache)
         self._judge = Judge(self._reference, shapes, self._runtime, atol=atol, rtol=rtol, sampler=sampler)
-        self._local = LocalChecker(self._worker, self._reference.spec, self._reference.feeds)
+        self._local = LocalChecker(
+            self._worker, self._reference.spec, self._reference.feeds, source.initializer_bytes()
+        )
         self._last = digests(self._reference.outputs)
         self._digests = {(): self._last}
         if outside is not None:
@@ -306,12 +308,12 @@ class StepChecker:
                 if judged.entry.verdict in ("rounding", "within tolerance"):
                     judged.entry.reason = f"{output.name}: {output.reason}"
 
-    def _write(self, model: Model) -> SessionSpec:
+    def _write(self, model: Model, *, linked: bool = True) -> SessionSpec:
         self._written += 1
         folder = self._scratch / f"{self._written:04d}"
         folder.mkdir()
         path = folder / "candidate.onnx"
-        model.write(path)
+        model.write(path, linked=linked)
         return replace(self.reference.spec, path=str(path.absolute()))
 
 

@@ -23,7 +23,6 @@ from graphopt.errors import InvalidResult, PassError
 from graphopt.model import Model, quiet_reader
 from graphopt.pipeline.child import unforked
 from graphopt.pipeline.opaque import Toolbox, left_notes, raise_failure
-from graphopt.restore import read_back
 from graphopt.rewrite.changes import Change, DeclinedPlace, NodeImage
 from graphopt.rewrite.driver import MOST_DECLINED, Driver, Rewritten, SiteBook, root_set
 from graphopt.rewrite.gate import Site
@@ -155,13 +154,10 @@ class ForeignDriver:
 
     def _read(self, path: Path) -> Model:
         try:
-            made = Model.from_proto(read_back(path), self.model.path)
-        except InvalidResult:
-            raise
+            made = Model.of_tool(path, self.model, lambda _: None)
         except Exception as error:
             message = f"Pass '{self._instance}' left an invalid model: {error}"
             raise InvalidResult(message, effect="invalid model", pass_name=self._instance) from error
-        made.files = self.model.files
         return made
 
 

@@ -297,7 +297,7 @@ def _transform_cached(
     if cache is not None and (hit := cache.get(key)) is not None:
         return hit, _report(hit), True
     source, target = _folders(scratch)
-    model.write(source / _MODEL)
+    model.write(source / _MODEL, linked=step.only_reads)
     reply = tools.call(
         step,
         "graphopt.pipeline.opaque:transform_files",
@@ -313,9 +313,14 @@ def _transform_cached(
     if reply.left:
         report = replace(report, notes=(*report.notes, *left_notes(reply)))
     (target / _REPORT).write_bytes(msgspec.json.encode(report))
-    if cache is not None:
+    if cache is not None and not _shares_weights(target):
         cache.put(key, target)
     return target, report, False
+
+
+def _shares_weights(folder: Path) -> bool:
+    """Whether a result refers to files that have other names, too: large weights, which the source has."""
+    return any(path.stat().st_nlink > 1 for path in folder.iterdir() if path.is_file())
 
 
 def _reported(step: OpaquePass, report: object) -> ToolReport:

@@ -8,6 +8,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.mapped import MappedTensor
+
 _SMALL = 64
 """Bytes up to which a tensor is its own digest."""
 
@@ -37,12 +39,15 @@ class Contents:
         """The number of the tensor's content."""
         known = self._known.get(id(tensor))
         if known is None:
-            key = ("tensor", tensor.dtype, tuple(tensor.shape), _content(tensor))
+            key = ("tensor", tensor.dtype, tuple(tensor.shape), content_of(tensor))
             known = self._known[id(tensor)] = (tensor, self._ids(key))
         return known[1]
 
 
-def _content(tensor: ir.TensorProtocol) -> bytes | tuple[bytes, ...]:
+def content_of(tensor: ir.TensorProtocol) -> bytes | tuple[bytes, ...]:
+    """What is equal for tensors of one type and shape that are equal in content, and only for these."""
+    if isinstance(tensor, MappedTensor) and tensor.nbytes > _SMALL and tensor.dtype.bitwidth >= 8:
+        return tensor.digest()
     array = tensor.numpy()
     if tensor.dtype == ir.DataType.STRING:
         return tuple(_bytes(item) for item in array.reshape(-1).tolist())

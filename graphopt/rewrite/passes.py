@@ -207,6 +207,8 @@ class OpaquePass(Pass):
             the record says so. None for no such limit.
         holds_weights: Whether its tool holds all weights in memory: it is not run on a model with more of
             them than the memory that its process may use, and the record says so.
+        only_reads: Whether it never writes into a file that it is given, and takes external data in files
+            that have other names, too: then large weights are not copied for it.
     """
 
     isolated: ClassVar[bool] = True
@@ -215,6 +217,7 @@ class OpaquePass(Pass):
     wants_feeds: ClassVar[bool] = False
     largest: ClassVar[int | None] = None
     holds_weights: ClassVar[bool] = False
+    only_reads: ClassVar[bool] = False
 
     def components(self) -> frozenset[str]:
         """Every component that can be switched off in the installed version of the tool.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,18 +53,32 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from attr.tensors
 
 
-def bring_data(files: frozenset[str], source: Path, target: Path) -> None:
-    """Copy the weight files of the model at ``source`` to the folder of ``target``."""
+def bring_data(files: frozenset[str], source: Path, target: Path, *, linked: bool = False) -> None:
+    """Copy the weight files of the model at ``source`` to the folder of ``target``.
+
+    Args:
+        files: As the model names them.
+        source: The model that has them.
+        target: The model that shall have them.
+        linked: Whether they may be the same files, which then nobody writes into.
+    """
     for name in sorted(files):
         destination = target.parent / name
         destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.parent / name, destination)
+        origin = source.parent / name
+        destination.unlink(missing_ok=True)
+        # What has one name only may be somebody's own: onnx refuses to read a file that has two.
+        if linked and origin.stat().st_nlink > 1:
+            with contextlib.suppress(OSError):  # a file takes only so many names
+                os.link(origin, destination)
+                continue
+        shutil.copyfile(origin, destination)
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a model with the files that it refers to."""
+def copy(source: Path, target: Path, *, linked: bool = False) -> None:
+    """Copy a model with the files that it refers to; see `bring_data`."""
     shutil.copyfile(source, target)
-    bring_data(data_files(read_structure(source)), source, target)
+    bring_data(data_files(read_structure(source)), source, target, linked=linked)
 
 
 def write_structure(model: onnx.ModelProto, source: Path, target: Path) -> None:

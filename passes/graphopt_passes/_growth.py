@@ -9,12 +9,16 @@ import onnx
 
 _KEPT = "graphopt.kept:"
 _UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
-_BITS: dict[int, int] = {
-    onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4,
-    onnx.TensorProto.FLOAT8E4M3FN: 8, onnx.TensorProto.FLOAT8E4M3FNUZ: 8, onnx.TensorProto.FLOAT8E5M2: 8,
-    onnx.TensorProto.FLOAT8E5M2FNUZ: 8, onnx.TensorProto.FLOAT8E8M0: 8, onnx.TensorProto.BFLOAT16: 16,
-    onnx.TensorProto.STRING: 64,
+_NAMED_BITS = {
+    "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "FLOAT8E4M3FN": 8, "FLOAT8E4M3FNUZ": 8, "FLOAT8E5M2": 8,
+    "FLOAT8E5M2FNUZ": 8, "FLOAT8E8M0": 8, "BFLOAT16": 16, "STRING": 64,
 }  # fmt: skip
+# An older onnx does not know the newest of them.
+_BITS: dict[int, int] = {
+    getattr(onnx.TensorProto, name): bits
+    for name, bits in _NAMED_BITS.items()
+    if hasattr(onnx.TensorProto, name)
+}
 
 
 def parse_size(text: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import tempfile
 from collections import Counter
@@ -59,6 +60,7 @@ class Ort(OpaquePass):
     numerics = Numerics.REASSOCIATES
     packages = ("onnxruntime",)
     holds_weights = True
+    only_reads = True
     acts_at_load = True
 
     level: Literal["disable", "basic", "extended", "layout", "all"] = "extended"
@@ -105,21 +107,32 @@ class Ort(OpaquePass):
             there = ", ".join(sorted(before.dims)) or "none"
             raise BadInput(f"Pass 'ort': no input has a symbolic dim '{name}'; there are {there}.")
         settings = self.settings()
-        options = _ort_log.verbose_options(settings)
-        options.optimized_model_filepath = str(target)
-        if before.files or source.stat().st_size > _OUTSIDE_ABOVE:
-            # Else the result would look for the source's files beside itself, or pass protobuf's 2 GB.
-            prefix = "session.optimized_model_external_initializers"
-            options.add_session_config_entry(f"{prefix}_file_name", f"{target.name}.data")
-            options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
-        log = _ort_log.captured(
-            lambda: _ort_log.optimize(str(source), options, disabled, settings), target.parent
-        )
-        after = _Content.of(target)
+
+        def optimized(*, outside: bool) -> str:
+            options = _ort_log.verbose_options(settings)
+            options.optimized_model_filepath = str(target)
+            if outside:
+                prefix = "session.optimized_model_external_initializers"
+                options.add_session_config_entry(f"{prefix}_file_name", f"{target.name}.data")
+                options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
+            return _ort_log.captured(
+                lambda: _ort_log.optimize(str(source), options, disabled, settings), target.parent
+            )
+
+        # Weights that lie outside stay there, unread; but a message holds no more than 2 GB of others.
+        log = ""
+        if before.files:
+            with contextlib.suppress(Exception):  # it cannot be written so, or at all, which is seen below
+                log = optimized(outside=False)
+        if before.files and log and (after := _Content.of(target)).files <= before.files:
+            _files.bring_data(after.files, source, target, linked=True)
+        else:
+            log = optimized(outside=bool(before.files) or source.stat().st_size > _OUTSIDE_ABOVE)
+            after = _Content.of(target)
         modified = _ort_log.modified(log)
         if "CastFloat16Transformer" in modified and after.nodes > before.nodes and after.casts > before.casts:
             target.with_name(f"{target.name}.data").unlink(missing_ok=True)
-            _files.copy(source, target)
+            _files.copy(source, target, linked=True)
             return ToolReport(
                 notes=(
                     f"left as it was: ONNX Runtime would insert {after.casts - before.casts} Casts around"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import onnx
 
@@ -79,8 +80,7 @@ class QuantizeWeights(OpaquePass):
         )
 
     def transform_file(self, source: Path, target: Path, disabled: frozenset[str]) -> ToolReport:
-        from onnxruntime.quantization import QuantFormat, matmul_nbits_quantizer
-
+        quantize, formats = _quantizer()
         chosen = _lossy.choose(self.name, source, self.layers(source), disabled, self.exclude)
         if not chosen.taken:
             _files.copy(source, target)
@@ -91,19 +91,40 @@ class QuantizeWeights(OpaquePass):
                 f"Pass '{self.name}' with format=qdq needs opset {_QDQ_OPSET} and IR version {_QDQ_IR}, and"
                 f" the model has {_lossy.opset(source)} and {model.ir_version}: set format=operator."
             )
-        quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(
+        quantizer = quantize(
             model,
             bits=self.bits,
             block_size=self.block_size,
             is_symmetric=self.symmetric,
             accuracy_level=self.accuracy_level or None,
             nodes_to_exclude=list(chosen.left),
-            quant_format=QuantFormat.QOperator if self.format == "operator" else QuantFormat.QDQ,
+            quant_format=formats.QOperator if self.format == "operator" else formats.QDQ,
             op_types_to_quantize=("MatMul",),
         )
         quantizer.process()
-        _peers.save(cast("Any", quantizer.model).model, target)
+        _peers.save(quantizer.model.model, target)
         return chosen.report
+
+
+def _quantizer() -> tuple[Any, Any]:
+    """What quantizes, and the formats that it knows.
+
+    Raises:
+        BadInput: The installed onnxruntime has none that takes the number of bits.
+    """
+    import onnxruntime
+    from onnxruntime.quantization import QuantFormat
+
+    try:
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    except ImportError:
+        MatMulNBitsQuantizer = None
+    if MatMulNBitsQuantizer and "bits" in inspect.signature(MatMulNBitsQuantizer).parameters:
+        return MatMulNBitsQuantizer, QuantFormat
+    raise BadInput(
+        f"Pass 'quantize-weights' needs a quantizer that onnxruntime {onnxruntime.__version__} does not have:"
+        " pip install -U onnxruntime."
+    )
 
 
 def _is_matrix(tensor: onnx.TensorProto) -> bool:

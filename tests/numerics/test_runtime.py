@@ -281,3 +281,20 @@ def test_large_outputs_come_in_several_messages(tmp_path: Path, monkeypatch: pyt
 )
 def test_messages_become_one_sentence(text: str, expected: str) -> None:
     assert sentence(text) == expected
+
+
+def test_of_large_models_one_session_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "_sessions", type(served._sessions)())  # pyright: ignore[reportPrivateUsage]
+    specs: list[SessionSpec] = []
+    for name in ("a", "b"):
+        model = onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
+        )
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        specs.append(SessionSpec(str(tmp_path / f"{name}.onnx")))
+    for spec in specs:
+        served.open_session(spec, False)
+    assert len(served._sessions) == 2  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(served, "_MOST_HELD", 0)
+    served.open_session(specs[0], True)
+    assert [key[0] for key in served._sessions] == [specs[0]]  # pyright: ignore[reportPrivateUsage]

@@ -66,7 +66,7 @@ def test_constants_with_an_axis_behind_a_conv(opset: int, expected: list[str]) -
     source = proto(
         text,
         w=np.ones((2, 2, 1, 1), np.float32),
-        zero=np.float32(0),
+        zero=np.array(0, np.float32),
         **{name: np.asarray(number, np.float32) for name, number in numbers.items()},
     )
     assert ops(assert_rewrites(HARD, source, applied=1)) == expected

@@ -18,6 +18,8 @@ from graphopt.rewrite.changes import Change
 _SECONDS = 20.0
 """For one pass, after which what is left is ``not checked``."""
 _GRACE = 60.0
+_BYTES_A_SECOND = 20e6
+"""Of weights, that are read and laid out for the session before any place is looked at."""
 _MOST_FEEDS = 2
 _INSIDE = "it lies in a subgraph or function"
 
@@ -104,9 +106,17 @@ class LocalChecker:
         worker: Gives the process.
         spec: How the models run.
         feeds: The feeds of the check; the first few with unlike distributions are used.
+        weights: Bytes of weights that the models have, about.
     """
 
-    def __init__(self, worker: Callable[[], Worker], spec: SessionSpec, feeds: Sequence[FeedSet]) -> None:
+    def __init__(
+        self,
+        worker: Callable[[], Worker],
+        spec: SessionSpec,
+        feeds: Sequence[FeedSet],
+        weights: int = 0,
+    ) -> None:
+        self._grace = _GRACE + weights / _BYTES_A_SECOND
         self._worker = worker
         self._spec = spec
         self._feeds = list(feeds[:_MOST_FEEDS])
@@ -120,7 +130,7 @@ class LocalChecker:
             replace(self._spec, path=str(before)),
             [dict(feed.arrays) for feed in self._feeds],
             seconds,
-            timeout=seconds + _GRACE,
+            timeout=seconds + self._grace,
         )
         if reply.status != "ok":
             return LocalReport(problem=f"the local check ended early: {reply.error or reply.status}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import onnx.defs
 import onnx_ir as ir
 
+from graphopt.rewrite.contents import content_of
 from graphopt.rewrite.paths import subgraphs
 
 TOO_LARGE = "the region is too large"
@@ -70,8 +71,7 @@ class Side:
         """What a constant holds, equal for equal tensors of either side."""
         if name not in self._digests:
             tensor = self.constants[name]
-            data = tuple(tensor.numpy().flat) if tensor.dtype == ir.DataType.STRING else tensor.tobytes()
-            self._digests[name] = (tensor.dtype, tuple(tensor.shape.numpy()), hash(data))
+            self._digests[name] = (tensor.dtype, tuple(tensor.shape.numpy()), content_of(tensor))
         return self._digests[name]
 
 

@@ -19,7 +19,7 @@ from graphopt.numerics.local.judge import Finding, Judged, judge
 from graphopt.numerics.local.kernels import Array
 from graphopt.numerics.local.regions import Region, Side, find_regions
 from graphopt.numerics.runtime import SessionSpec, provider_list
-from graphopt.numerics.served import run_values
+from graphopt.numerics.served import make_room, run_values
 from graphopt.numerics.values import epsilon
 
 # Operators whose result jumps: an element that lies on the edge may fall to either side of it.
@@ -34,6 +34,8 @@ _SIZING = frozenset({"Range", "Resize", "Upsample"})
 _SAMPLES = 3
 _UNIT = float(np.finfo(np.float32).eps)
 _CHUNK_BYTES = 256 << 20
+_MOST_WEIGHTS = 1 << 26
+"""Elements, in float64, of the constants of one side of a region."""
 _FIRST_CHUNK = 32
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -88,7 +90,7 @@ def check_regions(
         after: The file after it.
         spec: How the model before is run for its activations; its path is of no matter.
         feeds: What it is run on.
-        seconds: When to stop; regions not reached are ``not checked``.
+        seconds: When to stop, from when the session is there; regions not reached are ``not checked``.
 
     Returns:
         The regions, in the order of the model after.
@@ -108,16 +110,17 @@ def look(
     seconds: float,
 ) -> list[Looked]:
     """As `check_regions`, of regions that were found before; ``path`` is the file of the model before."""
-    return _Look(path, before, sides, spec, time.monotonic() + seconds).at(regions, feeds)
+    return _Look(path, before, sides, spec, seconds).at(regions, feeds)
 
 
 class _Look:
     def __init__(
-        self, path: Path, before: Model, sides: tuple[Side, Side], spec: SessionSpec, deadline: float
+        self, path: Path, before: Model, sides: tuple[Side, Side], spec: SessionSpec, seconds: float
     ) -> None:
         self._path = path
         self._spec = spec
-        self._deadline = deadline
+        self._seconds = seconds
+        self._deadline = 0.0
         self._before = before
         self._sides = sides
 
@@ -128,6 +131,8 @@ class _Look:
             return looked
         wanted = dict.fromkeys(name for region, _ in open_ones for name in (*region.frontier, *region.values))
         capture = _Capture(self._path, self._spec, self._before, list(wanted))
+        # Of a large model the session alone may take longer.
+        self._deadline = time.monotonic() + self._seconds
         for feed in feeds:
             for chunk in _chunks(open_ones, capture):
                 names = dict.fromkeys(n for region, _ in chunk for n in (*region.frontier, *region.values))
@@ -143,6 +148,9 @@ class _Look:
         absent = [name for name in (*region.frontier, *region.values) if name not in activations]
         if absent:
             at.take(Judged("not checked", reason="a value is no tensor"), absent[0])
+            return
+        if self._weights_of(region) > _MOST_WEIGHTS:
+            at.take(Judged("not checked", reason="its weights are too large"), region.values[0])
             return
         frontier = {name: widened(activations[name]) for name in region.frontier}
         try:
@@ -169,6 +177,14 @@ class _Look:
                 found = Judged("not checked", reason="some values lie on an edge between two results")
             at.take(found, name)
 
+    def _weights_of(self, region: Region) -> int:
+        """How many elements the constants have that the larger of both sides reads."""
+        found = [0]
+        for side, nodes in zip(self._sides, (region.before, region.after), strict=True):
+            read = {value.name for node in nodes for value in node.inputs if value is not None}
+            found.append(sum(side.constants[name].size for name in read if name in side.constants))
+        return max(found)
+
     def _spread(
         self, region: Region, frontier: Mapping[str, Array], exact: Mapping[str, Array], unit: float
     ) -> dict[str, Array]:
@@ -178,7 +194,10 @@ class _Look:
         def rounded(array: Array) -> Array:
             if array.dtype.kind != "f":
                 return array
-            return array * (1 + unit * generator.uniform(-1, 1, array.shape))
+            moved = generator.uniform(-1, 1, array.shape)
+            moved = np.multiply(moved, unit, out=moved if array.ndim else None)
+            moved = np.add(moved, 1, out=moved if array.ndim else None)
+            return np.multiply(moved, array, out=moved if array.ndim else None)
 
         found: dict[str, Array] = {}
         for _ in range(_SAMPLES):
@@ -248,6 +267,7 @@ class _Capture:
         if spec.threads is not None:
             options.intra_op_num_threads = spec.threads
         providers = provider_list(spec)
+        make_room()
         self._session = ort.InferenceSession(proto.SerializeToString(), options, providers=providers)
         self.bytes_each = _CHUNK_BYTES / _FIRST_CHUNK
 

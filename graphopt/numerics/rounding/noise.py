@@ -22,8 +22,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +31,8 @@ import onnx
 import onnx.inliner
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
+from graphopt import mapped
+from graphopt.copies import link
 from graphopt.numerics.rounding.dtypes import Scope, elem_of, infer
 from graphopt.storage import data_file
 
@@ -121,28 +121,38 @@ def instrument(source: onnx.ModelProto, *, amplitude: float = 1.0) -> Instrument
     return done
 
 
-def write(done: Instrumented, path: Path, folder: Path | None) -> None:
+def write(
+    done: Instrumented, path: Path, folder: Path | None, mapped_ones: mapped.Tensors | None = None
+) -> None:
     """Write a model with noise, its weights beside it; several of one source share these.
 
     Args:
         done: The model; its large weights are moved out of it.
         path: Where to write it.
         folder: The folder of the source's external data.
+        mapped_ones: What the marks in the source's message stand for.
     """
+    marks = mapped_ones or {}
     weights = data_file(path.with_name("weights"))
     fresh = not weights.exists()
     offset = 0
-    with weights.open("ab") as stream:
+    with weights.open("wb" if fresh else "ab") as stream:
         for tensor in _outside(done.model.graph):
             _link(tensor, folder, path.parent)
         for tensor in done.model.graph.initializer:
-            if len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
+            marked = mapped.is_mark(tensor)
+            if marked or len(tensor.raw_data) >= _SMALLEST_OUTSIDE:
                 offset += -offset % 64
                 if fresh:
-                    stream.seek(offset)
                     stream.truncate(offset)
-                    stream.write(tensor.raw_data)
-                length = len(tensor.raw_data)
+                    stream.seek(offset)
+                    if marked:
+                        marks[tensor.name].tofile(stream)
+                    else:
+                        stream.write(tensor.raw_data)
+                length = marks[tensor.name].nbytes if marked else len(tensor.raw_data)
+                if marked:
+                    mapped.unmark(tensor, marks[tensor.name])
                 tensor.ClearField("raw_data")
                 tensor.data_location = TensorProto.EXTERNAL
                 for key, value in (("location", weights.name), ("offset", offset), ("length", length)):
@@ -154,7 +164,11 @@ def write(done: Instrumented, path: Path, folder: Path | None) -> None:
 def _outside(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     """The tensors whose content lies in another file."""
     for value in _constants(graph):
-        if isinstance(value, TensorProto) and value.data_location == TensorProto.EXTERNAL:
+        if (
+            isinstance(value, TensorProto)
+            and value.data_location == TensorProto.EXTERNAL
+            and not mapped.is_mark(value)
+        ):
             yield value
 
 
@@ -164,11 +178,7 @@ def _link(tensor: TensorProto, source: Path | None, folder: Path) -> None:
     if source is None or target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    origin = (source / location).resolve()
-    try:
-        os.link(origin, target)
-    except OSError:  # another disk, or a file system without hard links
-        shutil.copyfile(origin, target)
+    link(mapped.open_mapped((source / location).resolve()), target)
 
 
 class _Writer:

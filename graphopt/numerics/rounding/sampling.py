@@ -26,7 +26,7 @@ from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
 from graphopt.numerics.slices import Leaf, slice_errors
 from graphopt.numerics.values import digest, flatten, is_float
 from graphopt.pipeline.cache import DiskCache
-from graphopt.storage import read_proto
+from graphopt.storage import read_mapped
 
 BUDGET = 30.0
 """Seconds that the samples may take, after the first few."""
@@ -94,15 +94,15 @@ class Sampler:
     ) -> tuple[NoiseFloor, bool]:
         """The floor, and whether another time would give the same."""
         path = Path(self.reference.spec.path)
-        proto = read_proto(path)
+        proto, weights = read_mapped(path)
         specs: dict[float, SessionSpec] = {}
         untold: list[str] = []
         for amplitude in (0.0, 1.0):
             done = instrument(proto, amplitude=amplitude)
             untold = done.untold
             specs[amplitude] = replace(self.reference.spec, path=str(scratch / f"noise{amplitude:g}.onnx"))
-            write(done, Path(specs[amplitude].path), path.parent)
-        del proto
+            write(done, Path(specs[amplitude].path), path.parent, weights)
+        del proto, weights
         control = self.runtime.run(specs[0.0], self.reference.feeds[:1], fresh=True)
         self.runtime.close(specs[0.0])
         if control.status != "ok":
