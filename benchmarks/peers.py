@@ -5,7 +5,8 @@ result is checked by graphopt against its source, signature included. Latency is
 source and all results take turns in one process, and a ratio to the source comes with its 95 % confidence
 interval. Only ratios are told: absolute times are those of a machine. ``MODEL@NAME=SIZE,...`` gives sizes to
 symbolic dims. ``--json FILE`` keeps the figures, and goes on where an earlier run stopped; the tables and
-pictures in the documentation are made of ``benchmarks/results/peers.json``.
+pictures in the documentation are made of ``benchmarks/results/peers.json``. With ``--results FOLDER`` latency
+can be measured apart, on an idle machine: first with ``--seconds 0``, then again.
 """
 
 from __future__ import annotations
@@ -56,56 +57,57 @@ def kept_metadata(source: Path, result: Path) -> float:
     return sum(after.get(key) == value for key, value in before.items()) / len(before) if before else 1.0
 
 
-def compare(model: Path, dims: Mapping[str, int], options: argparse.Namespace) -> dict[str, Any]:
-    """What all tools make of one model."""
+def compare(
+    model: Path, dims: Mapping[str, int], folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """What all tools make of one model, latency left out; the results are kept in ``folder``."""
     taken: dict[str, list[tuple[float, float]]] = {tool: [] for tool in options.tools}
     rows: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        results = {
-            tool: Path(folder) / str(number) / "model.onnx" for number, tool in enumerate(options.tools)
-        }
-        for path in results.values():
-            path.parent.mkdir()
-        for _ in range(options.rounds):
-            for tool, target in results.items():
-                found = measure(tool, model, target, options.timeout, TOOLS)
-                if found is not None:
-                    taken[tool].append(found)
-        base = [statistics.median(column) for column in zip(*taken["graphopt"], strict=True)]
-        running: dict[str, Path] = {}
+    results = {tool: _result(folder, tool) for tool in options.tools}
+    for path in results.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(options.rounds):
         for tool, target in results.items():
-            if not taken[tool]:
-                rows[tool] = {"verdict": "no result"}
-                continue
-            report = graphopt.check(model, target, CheckOptions(dims=dict(dims)))
-            seconds, memory = (statistics.median(column) for column in zip(*taken[tool], strict=True))
-            rows[tool] = {
-                "nodes": Model.load(target).node_count(),
-                "time": seconds / base[0],
-                "memory": memory / base[1],
-                "verdict": report.verdict,
-                "reason": report.reason if report.verdict in ("broken", "does not run", "undecided") else "",
-                "metadata": kept_metadata(model, target),
-            }
-            if "," not in tool and not report.signature and report.numerics.verdict != "does not run":
-                running[tool] = target
-        measured = bench(
-            [model, *running.values()],
-            seconds=options.seconds * (1 + len(running)),
-            options=CheckOptions(dims=dict(dims), threads=options.threads),
-        )
-        for tool, entry in zip(running, measured.models[1:], strict=True):
-            if not entry.error:
-                rows[tool] |= {
-                    "latency": entry.ratio, "low": entry.ratio_low, "high": entry.ratio_high
-                }  # fmt: skip
-    return {
-        "model": model.stem,
-        "dims": dict(dims),
-        "nodes": Model.load(model).node_count(),
-        "rounds": measured.rounds,
-        "tools": rows,
-    }
+            found = measure(tool, model, target, options.timeout, TOOLS)
+            if found is not None:
+                taken[tool].append(found)
+    base = [statistics.median(column) for column in zip(*taken["graphopt"], strict=True)]
+    for tool, target in results.items():
+        if not taken[tool]:
+            rows[tool] = {"verdict": "no result"}
+            continue
+        report = graphopt.check(model, target, CheckOptions(dims=dict(dims)))
+        seconds, memory = (statistics.median(column) for column in zip(*taken[tool], strict=True))
+        rows[tool] = {
+            "nodes": Model.load(target).node_count(),
+            "time": seconds / base[0],
+            "memory": memory / base[1],
+            "verdict": report.verdict,
+            "reason": report.reason if report.verdict in ("broken", "does not run", "undecided") else "",
+            "metadata": kept_metadata(model, target),
+            "runs": not report.signature and report.numerics.verdict != "does not run",
+        }
+    return {"model": model.stem, "dims": dict(dims), "nodes": Model.load(model).node_count(), "tools": rows}
+
+
+def race(model: Path, row: dict[str, Any], folder: Path, options: argparse.Namespace) -> None:
+    """Measure the latency of the source and all results of a row, in turns."""
+    running = [tool for tool, cell in row["tools"].items() if "," not in tool and cell.get("runs")]
+    found = bench(
+        [model, *(_result(folder, tool) for tool in running)],
+        seconds=options.seconds * (1 + len(running)),
+        options=CheckOptions(dims=row["dims"], threads=options.threads),
+    )
+    row["rounds"] = found.rounds
+    for tool, entry in zip(running, found.models[1:], strict=True):
+        if not entry.error:
+            row["tools"][tool] |= {
+                "latency": entry.ratio, "low": entry.ratio_low, "high": entry.ratio_high
+            }  # fmt: skip
+
+
+def _result(folder: Path, tool: str) -> Path:
+    return folder / tool.replace(" ", "-").replace(",", "") / "model.onnx"
 
 
 def sized(text: str) -> tuple[Path, dict[str, int]]:
@@ -130,20 +132,30 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=300.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--results", type=Path, help="a folder to keep what the tools made")
     options = parser.parse_args()
     options.tools = [
         tool for tool in TOOLS if importlib.util.find_spec(tool.replace(",", " ").split()[0]) is not None
     ]
-    settings = {name: getattr(options, name) for name in ("rounds", "seconds", "timeout", "threads", "tools")}
+    settings = {name: getattr(options, name) for name in ("rounds", "timeout", "threads", "tools")}
     found = machine.resume(options.json, settings)
     known = {row["model"]: row for row in found["rows"]}
     for model, dims in options.models:
-        row = known.get(model.stem)
-        if row is None or row["dims"] != dims:
-            row = compare(model, dims, options)
-            found["rows"] = [other for other in found["rows"] if other["model"] != model.stem] + [row]
-            found["summary"] = list(summary(found["rows"]))
-            machine.keep(options.json, found)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = (options.results or Path(scratch)) / model.stem
+            row = known.get(model.stem)
+            has_results = row is not None and _result(folder, "graphopt").exists()
+            if (
+                row is None
+                or row["dims"] != dims
+                or (options.seconds and "rounds" not in row and not has_results)
+            ):
+                row = compare(model, dims, folder, options)
+            if options.seconds and "rounds" not in row:
+                race(model, row, folder, options)
+        found["rows"] = [other for other in found["rows"] if other["model"] != model.stem] + [row]
+        found["summary"] = list(summary(found["rows"]))
+        machine.keep(options.json, found)
         print(f"{row['model']}: {row['nodes']} nodes")
         for tool, cell in row["tools"].items():
             shown = "  ".join(
