@@ -48,7 +48,13 @@ class Judged:
 
 
 def judge(
-    before: Array, after: Array, captured: Array, spread: Array | None = None, *, jumps: bool = False
+    before: Array,
+    after: Array,
+    captured: Array,
+    spread: Array | None = None,
+    *,
+    unit: float = 0.0,
+    jumps: bool = False,
 ) -> Judged:
     """Compare a value before and after, both computed in float64 from the same values.
 
@@ -57,6 +63,7 @@ def judge(
         after: By the nodes after.
         captured: What the runtime gave before, in the model's own type.
         spread: How far random roundings in the region moved each element of ``before``, where known.
+        unit: The spacing at 1 of the coarsest float that it was computed in, where coarser than its own.
         jumps: Whether an element may jump where rounding takes it over an edge, as in a quantizer.
     """
     if before.shape != after.shape:
@@ -70,7 +77,9 @@ def judge(
         return Judged("clean")
     if before.dtype.kind in "biu":
         return _discrete(before, after, captured)
-    return _floats(before.astype(np.float64), after.astype(np.float64), captured, spread, jumps=jumps)
+    unit = max(unit, epsilon(captured.dtype), float(np.finfo(np.float32).eps))
+    wide = before.astype(np.float64), after.astype(np.float64)
+    return _floats(*wide, captured, spread, unit=unit, jumps=jumps)
 
 
 def _discrete(before: Array, after: Array, captured: Array) -> Judged:
@@ -85,7 +94,9 @@ def _discrete(before: Array, after: Array, captured: Array) -> Judged:
     return Judged("wrong", np.inf, float(step), reason=f"differs in {share:.2%} of its elements")
 
 
-def _floats(before: Array, after: Array, captured: Array, spread: Array | None, *, jumps: bool) -> Judged:
+def _floats(
+    before: Array, after: Array, captured: Array, spread: Array | None, *, unit: float, jumps: bool
+) -> Judged:
     finite = np.isfinite(before) & np.isfinite(after)
     if not finite.all():
         agree = (np.isnan(before) & np.isnan(after)) | (before == after) | finite
@@ -105,7 +116,6 @@ def _floats(before: Array, after: Array, captured: Array, spread: Array | None, 
     others = tuple(index for index in range(scale.ndim) if index != axis)
     each, elements = error, rounding
     scale, rounding, error = (np.atleast_1d(array.max(axis=others)) for array in (scale, rounding, error))
-    unit = max(epsilon(captured.dtype), float(np.finfo(np.float32).eps))
     least = _UNITS * unit * scale + float(np.finfo(np.float32).tiny)
     allowed = rounding + least
     ratio = error / allowed

@@ -163,19 +163,39 @@ class _Look:
             return
         spread: dict[str, Array] | None = None
         jumps = _has_edges(region)
+        unit = self._unit(activations, region)
         for name in region.values:
             left = old[name] if name in old else self._constant(0, name)
             right = new[name] if name in new else self._constant(1, name)
-            found = judge(left, right, activations[name], jumps=jumps)
+            found = judge(left, right, activations[name], unit=unit, jumps=jumps)
             if found.finding == "wrong" and left.dtype.kind == "f" and left.shape == right.shape:
                 # Where a few elements are left of a channel, the runtime may have been right by luck.
                 if spread is None:
-                    spread = self._spread(region, frontier, old, _unit(activations, region))
+                    spread = self._spread(region, frontier, old, unit)
                 if name in spread:
-                    found = judge(left, right, activations[name], spread[name], jumps=jumps)
+                    found = judge(left, right, activations[name], spread[name], unit=unit, jumps=jumps)
             if found.finding == "wrong" and found.share <= _EDGE_SHARE and jumps:
                 found = Judged("not checked", reason="some values lie on an edge between two results")
             at.take(found, name)
+
+    def _unit(self, activations: Mapping[str, Array], region: Region) -> float:
+        """The spacing at 1 of the coarsest float that is computed in before; of float32 at least.
+
+        Constants have that type, too: a sixth in float16 is 2.4e-4 off a sixth, whatever it is cast to later.
+        """
+        types = {name: activations[name].dtype for name in region.frontier}
+        found = [_UNIT, *(epsilon(activations[name].dtype) for name in region.values)]
+        for node in region.before:
+            read = (value.name for value in node.inputs if value is not None)
+            given = next((types[name] for name in read if name in types), None)
+            if node.op_type == "Cast" and not node.attributes["to"].is_ref():
+                given = ir.DataType(node.attributes["to"].as_int()).numpy()
+            for value in node.outputs:
+                kind = given if value.dtype is None else value.dtype.numpy()
+                if kind is not None:
+                    types[value.name or ""] = kind
+                    found.append(epsilon(kind))
+        return max(found)
 
     def _weights_of(self, region: Region) -> int:
         """How many elements the constants have that the larger of both sides reads."""
@@ -292,12 +312,6 @@ def _looked(region: Region) -> Looked:
     if region.obstacle:
         looked.take(Judged("not checked", reason=region.obstacle), region.values[0])
     return looked
-
-
-def _unit(activations: Mapping[str, Array], region: Region) -> float:
-    """The spacing at 1 of the coarsest float that the region gives; of float32 at least."""
-    given = (activations[name].dtype for name in region.values)
-    return max([_UNIT, *(epsilon(dtype) for dtype in given if dtype.kind not in "OUSbiu")])
 
 
 def _narrowings(nodes: Sequence[ir.Node]) -> int:

@@ -321,3 +321,26 @@ def test_what_an_operator_loses_inside_is_rounding(tmp_path: Path) -> None:
     assert only(look(tmp_path, before, text("{ y = HardSwish(x) }"), x=lucky)).finding == "clean"
     steeper = text("{ h = HardSigmoid<alpha = 0.1667, beta = 0.5>(x) y = Mul(x, h) }")
     assert only(look(tmp_path, before, steeper, x=lucky)).finding == "wrong"
+
+
+HALVES = "g (float16[N, 4] x) => (float[N, 4] y)"
+SIXTH = np.array(1 / 6, np.float16)
+
+
+@pytest.mark.parametrize(
+    ("slope", "finding"), [(1 / 6, "clean"), (0.167, "clean"), (0.17, "wrong"), (0.2, "wrong")]
+)
+def test_what_is_computed_in_half_has_its_rounding_behind_a_cast_too(
+    tmp_path: Path, slope: float, finding: str
+) -> None:
+    before = text("{ a = Mul(x, k) y = Cast<to = 1>(a) }", HALVES, k=SIXTH)
+    after = text("{ w = Cast<to = 1>(x) y = Mul(w, k) }", HALVES, k=np.array(slope, np.float32))
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float16)
+    assert only(look(tmp_path, before, after, x=x)).finding == finding
+
+
+def test_what_is_computed_in_float_is_held_to_it_though_it_came_in_half(tmp_path: Path) -> None:
+    before = text("{ w = Cast<to = 1>(x) y = Mul(w, k) }", HALVES, k=np.array(1 / 6, np.float32))
+    after = text("{ w = Cast<to = 1>(x) y = Mul(w, k) }", HALVES, k=np.array(0.1667, np.float32))
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float16)
+    assert only(look(tmp_path, before, after, x=x)).finding == "wrong"
