@@ -131,11 +131,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of latency, for each result")
     parser.add_argument("--timeout", type=float, default=300.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--results", type=Path, help="a folder to keep what the tools made")
     options = parser.parse_args()
     options.tools = [
-        tool for tool in TOOLS if importlib.util.find_spec(tool.replace(",", " ").split()[0]) is not None
+        tool
+        for tool in options.tools
+        if importlib.util.find_spec(tool.replace(",", " ").split()[0]) is not None
     ]
     settings = {name: getattr(options, name) for name in ("rounds", "timeout", "threads", "tools")}
     found = machine.resume(options.json, settings)
