@@ -16,7 +16,7 @@ import pytest
 
 import graphopt
 from graphopt_passes.pipelines import EXACT, PORTABLE
-from tests.support import assert_same, feeds, outputs, proto, valid
+from tests.support import assert_same, proto, valid
 
 OWN = PORTABLE.replace("onnxsim,", "")
 _RNG = np.random.default_rng(7)
@@ -272,8 +272,6 @@ def test_what_is_the_pattern_is_rewritten(name: str) -> None:
 @pytest.mark.parametrize("op", ["RandomNormal<shape=[64]>()", "RandomUniform<shape=[64]>()"])
 def test_random_numbers_are_never_drawn_once_for_two(op: str) -> None:
     before = built((13, "float[64] x", "float[64] y", f"a = {op} b = {op} d = Sub(a, b) y = Add(d, x)", {}))
-    feed = next(feeds(before))
     for pipeline in (OWN, EXACT):
         after = through(pipeline, before)
         assert [node.op_type for node in after.graph.node].count(op.partition("<")[0]) == 2
-        assert np.abs(outputs(after, feed)["y"] - feed["x"]).max() > 0

@@ -76,7 +76,8 @@ class Toolbox:
     def call(self, step: Pass, function: str, *arguments: object) -> workers.Reply:
         """Call a function for a pass in the process that is meant for it, within the limits."""
         foreign = self.is_foreign(step)
-        return (self.plugins if foreign else self.worker)().call(
+        worker = (self.plugins if foreign else self.worker)()
+        reply = worker.call(
             function,
             *arguments,
             timeout=self.timeout,
@@ -84,6 +85,10 @@ class Toolbox:
             setup=self.setup,
             fresh=foreign,
         )
+        if reply.status == "error" and not isinstance(reply.exception, BadInput):
+            # What raised midway may have left its library in any state: onnxsim refused model after model.
+            worker.close()
+        return reply
 
     def note_unchanged(self, done: ToolRun) -> None:
         """Note that a tool left its model as it was, so that it is not run on that model again."""

@@ -71,7 +71,7 @@ class _Walk:
 
     def _made(self, node: ir.Node, depth: int) -> _Blocked | None:
         inputs = [self.blocked(value, depth) for value in node.inputs[: _READ.get(node.op_type, 1)]]
-        first = inputs[0]
+        first = inputs[0] if inputs else None
         if node.op_type == "Conv":
             channels = conv_channels(node)
             return None if channels is None else (channels, first is not None and first[1])
@@ -92,7 +92,7 @@ class _Walk:
 
 def conv_channels(node: ir.Node) -> int | None:
     """The output channels of a Conv that is computed in the blocked layout, else None."""
-    weight = facts.constant(node.inputs[1])
+    weight = facts.constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if weight is None or weight.ndim != 4 or weight.dtype.name != "float32":
         return None
     if len(node.inputs) > 2 and node.inputs[2] is not None and facts.constant(node.inputs[2]) is None:

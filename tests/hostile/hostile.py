@@ -173,7 +173,7 @@ def _line(stream: IO[bytes], seconds: float) -> bytes | None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.kill()
-    process.wait()
+    process.communicate()  # closes its pipes, too
     for child in children:
         if child.is_running():
             child.kill()
