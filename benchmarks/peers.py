@@ -76,7 +76,7 @@ def compare(
         if not taken[tool]:
             rows[tool] = {"verdict": "no result"}
             continue
-        report = graphopt.check(model, target, CheckOptions(dims=dict(dims)))
+        report = graphopt.check(model, target, CheckOptions(dims=dict(dims), samples=options.samples))
         seconds, memory = (statistics.median(column) for column in zip(*taken[tool], strict=True))
         rows[tool] = {
             "nodes": Model.load(target).node_count(),
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0, help="of latency, for each result")
     parser.add_argument("--timeout", type=float, default=300.0)
+    parser.add_argument("--samples", type=int, default=6, help="feeds of each check")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
     parser.add_argument("--json", type=Path)
