@@ -15,6 +15,8 @@ import matplotlib.pyplot as plt
 _RESULTS = Path(__file__).parent / "results"
 _TARGET = Path(__file__).parent.parent / "docs" / "benchmarks"
 _SIZE = (7.5, 4.2)
+_WIDEST = 1.4
+"""Ratios beyond it lie on the edge."""
 
 
 def _read(name: str) -> dict[str, Any] | None:
@@ -70,13 +72,18 @@ def _peers(found: dict[str, Any], name: str, title: str, spread: bool) -> None:
             value = value if spread else value / row["nodes"]
             height = -place + 0.1 * (len(tools) / 2 - number)
             label = tool if place == 0 else None
-            axes.plot(value, height, "o", color=f"C{number}", markersize=4, label=label)
+            marker = "o" if value < _WIDEST else ">"
+            value = min(value, _WIDEST)
+            axes.plot(value, height, marker, color=f"C{number}", markersize=4, label=label)
             if spread and not math.isnan(cell.get("low", math.nan)):
                 axes.plot([cell["low"], cell["high"]], [height, height], color=f"C{number}", linewidth=1)
     axes.axvline(1, color="#888888", linewidth=0.8)
     axes.set_yticks([-place for place in range(len(found["rows"]))], [r["model"] for r in found["rows"]])
     axes.tick_params(labelsize=7)
-    axes.legend(fontsize=7)
+    axes.set_ylim(-len(found["rows"]) + 0.3, 0.7)
+    axes.legend(
+        fontsize=7, loc="upper center", bbox_to_anchor=(0.2, -0.03), ncols=len(tools), columnspacing=1
+    )
     _finish(figure, axes, name, title, found)
 
 

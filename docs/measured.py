@@ -41,9 +41,9 @@ def _peers(found: dict[str, Any]) -> Iterator[str]:
         "latency of the result, source = 1", results, found, lambda cell: _ratio(cell.get("latency"))
     )
     yield from _table("time that it takes, graphopt unchecked = 1", tools, found, lambda c: _ratio(c["time"]))
-    yield from _table(
-        "memory at most, graphopt unchecked = 1", tools, found, lambda c: _ratio(c.get("memory"))
-    )
+    if any("memory" in cell for row in found["rows"] for cell in row["tools"].values()):
+        title = "memory at most, graphopt unchecked = 1"
+        yield from _table(title, tools, found, lambda cell: _ratio(cell.get("memory")))
     if "summary" in found:
         yield from ["", "**All together.**", "", *(f"- {sentence}" for sentence in found["summary"])]
 
