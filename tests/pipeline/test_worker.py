@@ -14,9 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from graphopt.pipeline.opaque import Toolbox
 from graphopt.pipeline.worker import Worker
-from graphopt_passes.onnxsim import OnnxSim
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +136,3 @@ def test_closing_ends_the_process() -> None:
     made.close()
     assert made.pid is None
     assert not psutil.pid_exists(pid)
-
-
-def test_a_tool_that_raised_leaves_its_process_to_no_other(worker: Worker) -> None:
-    tools = Toolbox(worker=lambda: worker)
-    first = worker.call("os:getpid").value
-    assert tools.call(OnnxSim(), "os:getpid").value == first
-    assert tools.call(OnnxSim(), "os:chdir", "/no/such/folder").status == "error"
-    assert tools.call(OnnxSim(), "os:getpid").value != first

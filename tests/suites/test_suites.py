@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -64,16 +62,11 @@ def test_a_round_follows_from_its_number() -> None:
     assert one.pipeline != attack.round_of(9, 1, PASSES, (), 8).pipeline
 
 
-def tried(names: Iterable[str], pipeline: str, out: Path) -> list[dict[str, Any]]:
-    """Cases of onnx as the command runs them: in a process of their own."""
-    return list(run_all("tests.suites.nodes:try_case", {name: (name, pipeline) for name in names}, out))
-
-
 @pytest.mark.parametrize("pipeline", ["default", "portable"])
-def test_a_sample_of_the_node_suite(pipeline: str, tmp_path: Path) -> None:
+def test_a_sample_of_the_node_suite(pipeline: str) -> None:
     names = list(nodes.cases())
     assert len(names) > 1000
-    found = tried(names[5::90], pipeline, tmp_path / "out.jsonl")
+    found = [{"key": name, **nodes.try_case(name, pipeline)} for name in names[5::90]]
     # What ONNX Runtime does not know at all, only the pipeline without it takes.
     stopped = [line for line in found if line["outcome"] == "stopped"]
     assert [line for line in stopped if "does not run in onnxruntime" not in line["reason"]] == []
@@ -85,8 +78,8 @@ def test_a_sample_of_the_node_suite(pipeline: str, tmp_path: Path) -> None:
     assert total["models"] == len(found) == sum(total["outcomes"].values())
 
 
-def test_what_a_model_hides_from_its_runtime_is_healed(tmp_path: Path) -> None:
-    (found,) = tried(["test_affine_grid_2d_expanded"], "portable", tmp_path / "out.jsonl")
+def test_what_a_model_hides_from_its_runtime_is_healed() -> None:
+    found = nodes.try_case("test_affine_grid_2d_expanded", "portable")
     assert found["outcome"] == "healed"
     assert "Range" in found["why"]
 
