@@ -12,6 +12,7 @@ import onnx
 import onnx.checker
 import onnx.parser
 import onnx.reference
+import onnx.shape_inference
 import onnx_ir as ir
 import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
@@ -32,6 +33,22 @@ def proto(text: str, **initializers: np.ndarray[Any, Any]) -> onnx.ModelProto:
     found = onnx.parser.parse_model(text)
     found.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in initializers.items())
     return found
+
+
+def net(body: str, source: str, outputs: str, **constants: Any) -> onnx.ModelProto:
+    """A model of these nodes, inputs and outputs as text, with the shapes of its values inferred.
+
+    Args:
+        body: The nodes.
+        source: The inputs.
+        outputs: The outputs.
+        constants: The initializers; ``opset`` among them is the version of the default domain, and
+            ``infer=False`` leaves the shapes out.
+    """
+    opset, infer = constants.pop("opset", 17), constants.pop("infer", True)
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({source}) => ({outputs}) {{ {body} }}'
+    made = proto(text, **constants)
+    return onnx.shape_inference.infer_shapes(made) if infer else made
 
 
 def model(text: str, **initializers: np.ndarray[Any, Any]) -> ir.Model:

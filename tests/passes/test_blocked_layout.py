@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
-import onnx.shape_inference
 import pytest
 
 from graphopt.testing import assert_declines, assert_rewrites
@@ -13,7 +14,8 @@ from graphopt_passes.conv_before_upsample import ConvBeforeUpsample
 from graphopt_passes.gate_by_resize import GateByResize
 from graphopt_passes.mean_to_pool import MeanToPool
 from graphopt_passes.split_concat_conv import SplitConcatConv
-from tests.support import ops, proto
+from tests import support
+from tests.support import ops
 
 RNG = np.random.default_rng(0)
 
@@ -22,18 +24,8 @@ def weights(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def net(
-    body: str,
-    outputs: str,
-    *,
-    source: str = "float[1,8,6,6] x",
-    opset: int = 17,
-    infer: bool = True,
-    **constants: np.ndarray,
-) -> onnx.ModelProto:
-    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({source}) => ({outputs}) {{ {body} }}'
-    made = proto(text, **constants)
-    return onnx.shape_inference.infer_shapes(made) if infer else made
+def net(body: str, outputs: str, *, source: str = "float[1,8,6,6] x", **rest: Any) -> onnx.ModelProto:
+    return support.net(body, source, outputs, **rest)
 
 
 NEAREST = 'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"'

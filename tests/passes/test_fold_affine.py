@@ -7,13 +7,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import onnx.shape_inference
 import pytest
 from onnx import numpy_helper
 
 from graphopt.testing import assert_declines, assert_rewrites
 from graphopt_passes.fold_affine import FoldAffine
-from tests.support import ops, proto
+from tests.support import net, ops
 
 STEP = FoldAffine()
 RNG = np.random.default_rng(0)
@@ -25,13 +24,6 @@ CONV = "c = Conv(x, w)"
 
 def array(*shape: int, dtype: Any = np.float32, offset: float = 0.0) -> np.ndarray[Any, Any]:
     return np.asarray(RNG.standard_normal(shape) + offset, dtype=dtype)
-
-
-def net(body: str, source: str, outputs: str, **constants: Any) -> onnx.ModelProto:
-    """A model from text; ``opset`` may be among the constants."""
-    opset = constants.pop("opset", 17)
-    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({source}) => ({outputs}) {{ {body} }}'
-    return onnx.shape_inference.infer_shapes(proto(text, **constants))
 
 
 def conv(body: str, **constants: np.ndarray[Any, Any]) -> onnx.ModelProto:

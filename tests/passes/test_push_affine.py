@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.shape_inference
 import pytest
 
 from graphopt.testing import assert_declines, assert_rewrites
 from graphopt_passes.push_affine import PushAffine
-from tests.support import ops, proto
+from tests.support import net, ops
 
 STEP = PushAffine()
 RNG = np.random.default_rng(0)
@@ -27,13 +26,6 @@ def array(*shape: int, dtype: Any = np.float32, offset: float = 0.0) -> np.ndarr
 
 def norm(channels: int = 4) -> dict[str, np.ndarray[Any, Any]]:
     return {name: array(channels) for name in "sbm"} | {"v": RNG.random(channels).astype(np.float32) + 0.1}
-
-
-def net(body: str, source: str, outputs: str, **constants: Any) -> onnx.ModelProto:
-    """A model from text; ``opset`` may be among the constants."""
-    opset = constants.pop("opset", 17)
-    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({source}) => ({outputs}) {{ {body} }}'
-    return onnx.shape_inference.infer_shapes(proto(text, **constants))
 
 
 def conv(body: str, **constants: np.ndarray[Any, Any]) -> onnx.ModelProto:
