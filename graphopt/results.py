@@ -258,11 +258,8 @@ def begin_record(command: str, source: Model, path: Path | None, plan: Plan) -> 
 
 
 def _replaceable_weights(source: Model, plan: Plan) -> Iterator[str]:
-    names = {item.step.name for item in plan.pipeline.steps()}
-    if source.ir.ir_version < 4 or "freeze-initializers" in names:
-        return
-    count = sum(value.name in source.ir.graph.initializers for value in source.ir.graph.inputs)
-    if count:
+    count = sum(port.optional for port in source.interface().inputs)
+    if count and all(item.step.name != "freeze-initializers" for item in plan.pipeline.steps()):
         yield (
             f"{count} of the inputs have a value in the model that callers may replace, so that no pass reads"
             " them: where nobody does, begin the pipeline with freeze-initializers."

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from graphopt.errors import InvalidResult, PassError
 from graphopt.model import Model, quiet_reader
 from graphopt.pipeline.child import unforked
-from graphopt.pipeline.opaque import Toolbox, left_notes, raise_failure
+from graphopt.pipeline.opaque import Toolbox, folders, left_notes, raise_failure
 from graphopt.rewrite.changes import Change, DeclinedPlace, NodeImage
 from graphopt.rewrite.driver import MOST_DECLINED, Driver, Rewritten, SiteBook, root_set
 from graphopt.rewrite.gate import Site
@@ -109,10 +109,7 @@ class ForeignDriver:
         if self._has_no_root():
             return Rewritten((), {})
         with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
-            folder = Path(scratch)
-            source, target = folder / "in", folder / "out"
-            source.mkdir()
-            target.mkdir()
+            source, target = folders(Path(scratch))
             self.model.write(source / _MODEL)
             reply = self._tools.call(
                 self._step,
@@ -154,11 +151,10 @@ class ForeignDriver:
 
     def _read(self, path: Path) -> Model:
         try:
-            made = Model.of_tool(path, self.model, lambda _: None)
+            return Model.of_tool(path, self.model, lambda _: None)
         except Exception as error:
             message = f"Pass '{self._instance}' left an invalid model: {error}"
             raise InvalidResult(message, effect="invalid model", pass_name=self._instance) from error
-        return made
 
 
 def can_travel(step: RewritePass[Any]) -> bool:

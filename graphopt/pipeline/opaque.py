@@ -76,8 +76,7 @@ class Toolbox:
     def call(self, step: Pass, function: str, *arguments: object) -> workers.Reply:
         """Call a function for a pass in the process that is meant for it, within the limits."""
         foreign = self.is_foreign(step)
-        worker = (self.plugins if foreign else self.worker)()
-        reply = worker.call(
+        return (self.plugins if foreign else self.worker)().call(
             function,
             *arguments,
             timeout=self.timeout,
@@ -85,10 +84,6 @@ class Toolbox:
             setup=self.setup,
             fresh=foreign,
         )
-        if reply.status == "error" and not isinstance(reply.exception, BadInput):
-            # What raised midway may have left its library in any state: onnxsim refused model after model.
-            worker.close()
-        return reply
 
     def note_unchanged(self, done: ToolRun) -> None:
         """Note that a tool left its model as it was, so that it is not run on that model again."""
@@ -134,7 +129,7 @@ def run_surgeon(step: SurgeonPass, model: Model, tools: Toolbox) -> ToolRun:
             with _named(step):
                 made: onnx.ModelProto | Path = operate(step, model.proto())
         else:
-            source, target = _folders(Path(scratch))
+            source, target = folders(Path(scratch))
             model.write(source / _MODEL)
             reply = tools.call(
                 step,
@@ -280,7 +275,7 @@ def transform_files(
 def _transform_here(
     step: OpaquePass, model: Model, disabled: frozenset[str], feeds: Calibration | None, scratch: Path
 ) -> tuple[Path, ToolReport]:
-    source, target = _folders(scratch)
+    source, target = folders(scratch)
     model.write(source / _MODEL)
     with _named(step):
         report = transform_files(step, str(source / _MODEL), str(target / _MODEL), disabled, feeds)
@@ -301,7 +296,7 @@ def _transform_cached(
     cache = tools.cache if step.isolated else None
     if cache is not None and (hit := cache.get(key)) is not None:
         return hit, _report(hit), True
-    source, target = _folders(scratch)
+    source, target = folders(scratch)
     model.write(source / _MODEL, linked=step.only_reads)
     reply = tools.call(
         step,
@@ -335,7 +330,8 @@ def _reported(step: OpaquePass, report: object) -> ToolReport:
     return report
 
 
-def _folders(scratch: Path) -> tuple[Path, Path]:
+def folders(scratch: Path) -> tuple[Path, Path]:
+    """Empty folders for what a process is given, and for what it makes."""
     source, target = scratch / "in", scratch / "out"
     for folder in (source, target):
         if folder.exists():
