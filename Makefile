@@ -23,6 +23,10 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[openvino]'
 	touch $@
 
+.venv/cluster: .venv/dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[cluster]'
+	touch $@
+
 .venv/docs: .venv/dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
@@ -30,10 +34,10 @@ BIN := .venv/bin
 demo: .venv/yolo
 	$(BIN)/graphopt demo
 
-test: .venv/dev .venv/yolo .venv/peers .venv/openvino
+test: .venv/dev .venv/yolo .venv/peers .venv/openvino .venv/cluster
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
-test-all: .venv/dev .venv/yolo .venv/peers .venv/openvino
+test-all: .venv/dev .venv/yolo .venv/peers .venv/openvino .venv/cluster
 	$(BIN)/python -m pytest -q -n auto
 
 # All of the suites, of which the tests run a sample: hours. Each goes on where it stopped.
@@ -59,7 +63,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/dev .venv/yolo .venv/openvino
+types: .venv/dev .venv/yolo .venv/openvino .venv/cluster
 	$(BIN)/pyright
 
 contracts: .venv/dev
