@@ -17,7 +17,15 @@ from graphopt.numerics.witnesses.witness import find_witnesses
 from graphopt.pipeline.instrument import Instrument
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.settings import SessionSource
-from graphopt.planning import CheckMode, PipelineSource, Policy, make_plan, runtime_parts_off, settings_of
+from graphopt.planning import (
+    CheckMode,
+    PipelineSource,
+    Plan,
+    Policy,
+    make_plan,
+    runtime_parts_off,
+    settings_of,
+)
 from graphopt.record.data import AsLoaded, DiagnosisEntry, deciding_witness
 from graphopt.results import (
     CheckFailed,
@@ -114,7 +122,6 @@ def run(
         CheckFailed: Under ``stop``, a pass failed or broke the model, or the source differs from
             ``reference``; carries the result.
     """
-    begin = time.perf_counter()
     said = settings_of(
         inputs=inputs,
         dims=dims,
@@ -132,6 +139,25 @@ def run(
         timeout=timeout,
     )
     plan = make_plan(pipeline, plugins, skip, options or {}, check, on_failure, said, session)
+    return run_plan(model, plan, gate=gate, memory=memory, cache=cache, instruments=instruments)
+
+
+def run_plan(
+    model: ModelSource,
+    plan: Plan,
+    *,
+    gate: Gate | None = None,
+    memory: int | None = None,
+    cache: bool = True,
+    instruments: Sequence[Instrument] = (),
+) -> Result:
+    """Do what a plan says; see `run`.
+
+    Raises:
+        BadInput: The model or an option cannot be used.
+        CheckFailed: Under ``stop``, a pass failed or broke the model, or the source differs from its reference.
+    """
+    begin = time.perf_counter()
     find_witnesses(plan.options.runtimes)
     with open_job("run", model, plan, gate, memory=memory, cache=cache, instruments=instruments) as job:
         record = job.record
@@ -149,8 +175,8 @@ def run(
             loaded, found = record.result.as_loaded, record.result
             witness = deciding_witness(found.verdict, found.witnesses)
             if loaded.verdict != found.verdict and witness is not None:
-                said = f"{witness.verdict} in {witness.runtime}"
-                raise CheckFailed(f"The result is {said}: {witness.reason}", result)
+                where = f"{witness.verdict} in {witness.runtime}"
+                raise CheckFailed(f"The result is {where}: {witness.reason}", result)
             raise CheckFailed(f"The result is {loaded.verdict} as it is loaded: {loaded.reason}", result)
         return result
 
