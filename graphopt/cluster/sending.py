@@ -120,15 +120,18 @@ class Files:
 
         Args:
             given: One of these.
-            beside: More files in its folder or below that go with a file.
+            beside: More files that go with a file, and lie there as they do here.
 
         Raises:
             BadInput: There is no such file, or one cannot be read.
         """
         path = Path(os.path.abspath(Path(given).expanduser()))
         if path.is_file():
-            more = [Path(os.path.abspath(file)).relative_to(path.parent).as_posix() for file in beside]
-            return cls._looked_at(path, path.parent, [path.name, *more])
+            more = [Path(os.path.abspath(file)) for file in beside]
+            folder = Path(os.path.commonpath([path.parent, *(file.parent for file in more)]))
+            return cls._looked_at(
+                path, folder, [file.relative_to(folder).as_posix() for file in (path, *more)]
+            )
         if path.is_dir():
             found, root = [str(file) for file in path.rglob("*")], path.parent
         else:

@@ -101,14 +101,14 @@ def release() -> None:
         place.release()
 
 
-def _is_wanted(worker: DaskWorker, key: str) -> bool:
+def _is_wanted(worker: DaskWorker, key: Any) -> bool:
     """Whether somebody waits for a task that runs here."""
     task = worker.state.tasks.get(key)
     return task is not None and task.state in ("executing", "long-running")
 
 
 @contextlib.contextmanager
-def _ending_with_task(worker: DaskWorker, key: str, process: Worker) -> Generator[None]:
+def _ending_with_task(worker: DaskWorker, key: Any, process: Worker) -> Generator[None]:
     """Kill the process when nobody waits for the task any more."""
     done = threading.Event()
 

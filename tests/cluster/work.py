@@ -80,3 +80,15 @@ def matches(pattern: str) -> list[str]:
 def size_of(path: str) -> int:
     """The size of a file."""
     return Path(path).stat().st_size
+
+
+def segfault_at(_names: tuple[str, ...], _order: Any) -> None:
+    segfault()
+
+
+def refuse_at(_names: tuple[str, ...], text: str) -> None:
+    refuse(text)
+
+
+def sleep_at(_names: tuple[str, ...], seconds: float) -> None:
+    time.sleep(seconds)
