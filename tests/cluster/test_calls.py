@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from graphopt.cluster.cluster import Cluster
 from graphopt.cluster.connecting import connect
 from graphopt.cluster.sending import Files
 from graphopt.errors import BadInput, MissingExtra
-from tests.cluster.support import ROOT, Hand, Running, cluster
+from tests.cluster.support import ROOT, Hand, Running, cluster, until
 
 WORK = "tests.cluster.work"
 
@@ -38,15 +36,6 @@ def one(found: Cluster, function: str, *arguments: Any, **how: Any) -> Answer:
 
 def all_of(found: Cluster) -> dict[Any, Answer]:
     return dict(found.next() for _ in range(len(found.running)))
-
-
-def until(is_so: Callable[[], bool], seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def unseen(files: Files) -> Files:
