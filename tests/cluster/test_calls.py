@@ -300,9 +300,11 @@ def _failing() -> dict[str, str]:
 
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "distributed" else find(name)
-    )
+
+    def without(name: str) -> Any:
+        return None if name == "distributed" else find(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
     with pytest.raises(MissingExtra, match=r"graphopt\[cluster\]"), connect("tcp://127.0.0.1:9"):
         raise AssertionError
 
