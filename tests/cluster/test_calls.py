@@ -204,6 +204,7 @@ def test_the_calls_of_a_worker_that_is_killed_are_made_elsewhere(tmp_path: Path,
         assert len(first) < 16
 
 
+@pytest.mark.slow
 def test_a_call_that_kills_its_workers_is_lost_and_no_other(tmp_path: Path) -> None:
     with (
         cluster(tmp_path, Hand("only", nanny=True)) as private,
