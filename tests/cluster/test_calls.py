@@ -272,16 +272,14 @@ def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_workers_of_other_versions_are_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "about", _differing)
     with (
-        pytest.raises(BadInput, match=r"have onnxruntime 1\.0\.\d and 1\.0\.\d, and would not come"),
+        pytest.raises(BadInput, match=r"have onnxruntime 1\.0\.\d+ and 1\.0\.\d+, and would not come"),
         connect(running.address),
     ):
         raise AssertionError
 
 
 def _differing() -> dict[str, str]:
-    from distributed import get_worker
-
-    return {"graphopt": "1", "onnxruntime": f"1.0.{['one', 'two', 'edge'].index(str(get_worker().name))}"}
+    return {"graphopt": "1", "onnxruntime": f"1.0.{os.getpid()}"}
 
 
 def test_workers_that_cannot_import_graphopt_are_refused(
