@@ -136,6 +136,18 @@ Memory = Annotated[
         "--memory", metavar="SIZE", help="Most memory of a worker, as 2GB or 800MB (default: 80 % of all)."
     ),
 ]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Do it on a worker of this Dask scheduler, with nothing beside it.",
+    ),
+]
+OnResource = Annotated[
+    str | None,
+    typer.Option("--on", metavar="RESOURCE", help="On a worker that carries this resource; with --cluster."),
+]
 RecordFile = Annotated[
     Path | None,
     typer.Option("--record", metavar="FILE.json", help="Write what was done and measured."),

@@ -56,6 +56,7 @@ class Answer:
         worker: The name of the worker.
         host: The machine of the worker.
         kept: What stays with the workers as long as this is held: a call can be started with it.
+        begin: When it began, in seconds since 1970 by the clock of that machine; 0 where it did not.
     """
 
     status: Status
@@ -67,6 +68,7 @@ class Answer:
     worker: str = ""
     host: str = ""
     kept: Any = None
+    begin: float = 0.0
 
     @classmethod
     def of_failure(cls, error: BaseException) -> Answer:
@@ -77,10 +79,22 @@ class Answer:
 
 @dataclass
 class Started:
-    """A call that is under way, with its name for who asked."""
+    """A call that is under way.
+
+    Attributes:
+        name: Its name for who asked.
+        call: What to do.
+        taken: What another call kept for it.
+        sent: Whether its files were sent.
+        futures: What stands for it, so that it can be cancelled.
+        chunks: The content of its files as it was sent, by digest.
+        losses: How often what was sent for it went with a worker.
+    """
 
     name: Any
     call: Call
     taken: Any = None
     sent: bool = False
     futures: list[Any] = field(default_factory=list[Any])
+    chunks: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    losses: int = 0

@@ -30,6 +30,7 @@ _LIMITED = ("crashed", "timed out", "out of memory", "lost", "error")
 """Ends that another try, or other limits, may change."""
 _MEASURE_SECONDS = 600.0
 _ROOM_SECONDS = 5.0
+_PATIENCE_SECONDS = 120.0
 _FIRST = 10
 _FAILED, _REFUSED, _INTERNAL = 1, 2, 70
 
@@ -201,6 +202,7 @@ class _Running:
                 task = next(tasks, None)
             if not self.cluster.running:
                 return
+            self._wait()
             asked, answer = self.cluster.next()
             if isinstance(asked, Task):
                 running.discard(asked.key)
@@ -211,6 +213,25 @@ class _Running:
     def rows(self) -> list[TaskRow]:
         """The rows of all tasks, in their order."""
         return [self._done[each] for each in self._order]
+
+    def _wait(self) -> None:
+        """Wait for an answer.
+
+        Raises:
+            BadInput: No worker is there, or comes back, that could give one.
+        """
+        since = time.monotonic()
+        while not self.cluster.wait(_ROOM_SECONDS):
+            measuring = not any(isinstance(asked, Task) for asked in self.cluster.running)
+            label = self.label if measuring else ""
+            if self.cluster.has_worker(label):
+                since = time.monotonic()
+            elif time.monotonic() - since > _PATIENCE_SECONDS:
+                what = f"no worker with '{label}'" if label else "no workers"
+                raise BadInput(
+                    f"The cluster has {what} any more. What was done is in {self.store.path}: start workers,"
+                    " and sweep once more to go on."
+                )
 
     def _free(self) -> int:
         """How many tasks to have under way."""

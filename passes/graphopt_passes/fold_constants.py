@@ -97,7 +97,7 @@ class FoldConstants(RewritePass[Folded]):
             growing = node.op_type in ("ConstantOfShape", "Expand", "Range", "Tile")
             if growing:
                 return Declined("the size of the result is not known")
-        elif sum(8 * math.prod(size or ()) for size in sizes) > 2 * room:
+        elif sum(_bytes(value) for value in node.outputs) > 2 * room:
             return Declined("the result would take more room than the operands")
         transposed = _transposed(node, known[0])
         return _folded(node) if transposed is None else Folded(node, (transposed,))
@@ -106,6 +106,12 @@ class FoldConstants(RewritePass[Folded]):
         for index, (value, array) in enumerate(zip(match.node.outputs, match.arrays, strict=True)):
             if facts.use_count(value):
                 rw.replace(value, rw.initializer(array, role=f"folded.{index}"))
+
+
+def _bytes(value: ir.Value) -> int:
+    """The room that a value of known shape takes, of a type that is not known as much as it may."""
+    widest = 8 if value.dtype is None else value.dtype.itemsize
+    return math.ceil(widest * math.prod(facts.static_shape(value) or ()))
 
 
 def _is_exact(node: ir.Node, dtype: ir.DataType, index: int) -> bool:
