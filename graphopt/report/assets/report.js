@@ -1,7 +1,8 @@
 "use strict";
 // The list of changes, which is found in the page as deflated data; and what folds, unfolds and copies.
 (() => {
-  const { draw, html } = Drawing;
+  const { code, copy, find, html, inflate, quoted } = Page;
+  const { draw } = Drawing;
   const KINDS = ["rewrite", "removed", "added", "modified", "declined", "region"];
   const REGION = 5;
   const FILTERS = [
@@ -10,19 +11,12 @@
     ["vclean", "right in float64"], ["vnot checked", "not checked by itself"],
   ];
   const SHOWN_AT_ONCE = 80;
-  const find = (id) => document.getElementById(id);
   const tone = { clean: "good", wrong: "bad" };
   const words = { clean: "right", wrong: "wrong", "not checked": "" };
   let strings = [];
   let passes = [];
   let verdicts = [];
   let changes = [];
-
-  async function inflate(text) {
-    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return JSON.parse(await new Response(stream).text());
-  }
 
   const node = ([name, op, inputs, outputs, attributes]) => ({
     name: strings[name], op: strings[op], inputs: inputs.map((at) => strings[at]),
@@ -97,11 +91,6 @@
     const content = html("div", "body");
     const facts = html("dl", "facts");
     const fact = (name, ...value) => facts.append(html("div", "", html("dt", "", name), html("dd", "", ...value)));
-    const code = (text) => {
-      const button = html("button", "copy", "copy");
-      button.type = "button";
-      return html("span", "code", html("code", "", text), button);
-    };
     if (change.sided) {
       const picture = change.picture;
       if (picture) content.append(draw(picture));
@@ -133,8 +122,6 @@
     content.append(facts);
     return content;
   }
-
-  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
 
   function line(change) {
     const row = html("details", "row");
@@ -257,19 +244,6 @@
       event.preventDefault();
       list.controls.search.focus();
     });
-  }
-
-  async function copy(button) {
-    const code = button.parentElement.querySelector("code");
-    try {
-      await navigator.clipboard.writeText(code.textContent);
-      button.textContent = "copied";
-    } catch {
-      // A page that was opened as a file may not write there: leave it selected for the reader to copy.
-      getSelection().selectAllChildren(code);
-      button.textContent = "selected";
-    }
-    setTimeout(() => { button.textContent = "copy"; }, 1500);
   }
 
   let list = null;
