@@ -19,6 +19,9 @@ WRONG = tuple(outcome for outcome in OUTCOMES if outcome not in (*RIGHT, *OPEN))
 """Outcomes by what they mean: the result may ship, nobody knows, it is wrong or there is none."""
 
 
+_TO_THE_MINUTE = len("2026-01-01T00:00")
+
+
 @dataclass
 class PipelineFigures:
     """What one pipeline did to all its models.
@@ -137,10 +140,13 @@ def versions_in(text: str) -> Mapping[str, str]:
         raise BadInput(f"A row of the results has versions that cannot be read: {error}.") from error
 
 
-def times(rows: Sequence[TaskRow]) -> tuple[str, str]:
-    """When the first and the last task ended, in ISO 8601; empty where that is not known."""
+def when(rows: Iterable[TaskRow]) -> str:
+    """When the first and the last task ended, to the minute; empty where that is not known."""
     ends = [row.finished for row in rows if row.finished]
-    return (min(ends), max(ends)) if ends else ("", "")
+    if not ends:
+        return ""
+    first, last = (end[:_TO_THE_MINUTE].replace("T", " ") for end in (min(ends), max(ends)))
+    return f"{first} to {last} UTC" if first != last else f"{last} UTC"
 
 
 def headline(rows: Sequence[TaskRow]) -> str:
@@ -150,7 +156,7 @@ def headline(rows: Sequence[TaskRow]) -> str:
     wrong = sum(row.outcome in WRONG for row in rows)
     unsure = sum(row.outcome in OPEN for row in rows)
     if wrong:
-        more = f", and {unsure:,} not decided" if unsure else ""
+        more = f", {unsure:,} {'is' if unsure == 1 else 'are'} not decided" if unsure else ""
         return f"{wrong:,} of {_tasks(len(rows))} went wrong{more}"
     if unsure:
         verb = "is" if unsure == 1 else "are"

@@ -38,5 +38,45 @@ const Page = (() => {
     setTimeout(() => { button.textContent = "copy"; }, 1500);
   }
 
-  return { code, copy, find, html, inflate, quoted };
+  // Lines of a list that are made as they are scrolled to. What it returns shows other lines.
+  function endless(place, end, line, atOnce) {
+    let found = [];
+    let shown = 0;
+    const button = html("button", "more");
+    button.type = "button";
+    const more = () => {
+      const last = Math.min(found.length, shown + atOnce);
+      const part = document.createDocumentFragment();
+      for (; shown < last; shown += 1) part.append(line(found[shown]));
+      place.append(part);
+      button.hidden = shown >= found.length;
+      button.textContent = `Show more (${(found.length - shown).toLocaleString("en")} left)`;
+      // Looked at anew, as who scrolls fast is at the end again before it was seen to move away.
+      observer.unobserve(button);
+      observer.observe(button);
+    };
+    const observer = new IntersectionObserver((entries) => {
+      if (entries.some((entry) => entry.isIntersecting) && !button.hidden) more();
+    }, { rootMargin: "600px" });
+    button.addEventListener("click", more);
+    end.append(button);
+    return (lines) => {
+      found = lines;
+      shown = 0;
+      place.replaceChildren();
+      more();
+    };
+  }
+
+  // The slash leads to the search.
+  function slash(search) {
+    addEventListener("keydown", (event) => {
+      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName);
+      if (event.key !== "/" || typing || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      search.focus();
+    });
+  }
+
+  return { code, copy, endless, find, html, inflate, quoted, slash };
 })();
