@@ -155,7 +155,7 @@ def run_plan(
 
     Raises:
         BadInput: The model or an option cannot be used.
-        CheckFailed: Under ``stop``, a pass failed or broke the model, or the source differs from its reference.
+        CheckFailed: Under ``stop``, a pass failed or broke the model, or the source is not as its reference.
     """
     begin = time.perf_counter()
     find_witnesses(plan.options.runtimes)

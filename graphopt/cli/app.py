@@ -21,6 +21,7 @@ from graphopt.cli.inspect import inspect
 from graphopt.cli.new_pass import new_pass
 from graphopt.cli.passes import passes
 from graphopt.cli.run import run
+from graphopt.cli.sweep import sweep
 from graphopt.cli.tune import tune
 from graphopt.cli.view import view
 
@@ -28,7 +29,7 @@ _GROUPS: tuple[tuple[str, tuple[Callable[..., Any], ...]], ...] = (
     ("deploy", (run, export, tune, bench)),
     ("debug", (diagnose, check, diff, inspect)),
     ("authors", (passes, new_pass, fuzz)),
-    ("other", (view, demo, doctor)),
+    ("other", (view, sweep, demo, doctor)),
 )
 
 

@@ -23,6 +23,8 @@ class Call:
         timeout: Seconds after which its process is killed, without waiting and sending; None for no limit.
         memory: Resident bytes above which its process is killed; 80 % of the machine's by default.
         label: The resource that a worker must carry to run it; empty for any worker.
+        keeps: Whether the function returns a pair, of which only the first part is the answer; the second one
+            stays with the workers, for another call to take.
         alone: Whether nothing else may run on the worker meanwhile, nor any such call on the machine.
         priority: Calls of a higher one come first.
     """
@@ -33,6 +35,7 @@ class Call:
     timeout: float | None = None
     memory: int | None = None
     label: str = ""
+    keeps: bool = False
     alone: bool = False
     priority: int = 0
 
@@ -52,6 +55,7 @@ class Answer:
         seconds: How long the call took.
         worker: The name of the worker.
         host: The machine of the worker.
+        kept: What stays with the workers as long as this is held: a call can be started with it.
     """
 
     status: Status
@@ -62,6 +66,7 @@ class Answer:
     seconds: float = 0.0
     worker: str = ""
     host: str = ""
+    kept: Any = None
 
     @classmethod
     def of_failure(cls, error: BaseException) -> Answer:
@@ -76,5 +81,6 @@ class Started:
 
     name: Any
     call: Call
+    taken: Any = None
     sent: bool = False
     futures: list[Any] = field(default_factory=list[Any])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from distributed import Client, KilledWorker, as_completed
@@ -77,14 +78,15 @@ class Cluster:
                 f" 'dask worker ADDRESS --resources \"{label}=1\"'."
             )
 
-    def start(self, name: Any, call: Call) -> None:
+    def start(self, name: Any, call: Call, taken: Any = None) -> None:
         """Have a call made.
 
         Args:
             name: What its answer comes under.
             call: What to do.
+            taken: What another call kept: it comes behind the paths of the files.
         """
-        self._submit(Started(name, call))
+        self._submit(Started(name, call, taken))
 
     def next(self) -> tuple[Any, Answer]:
         """Wait for the next answer; there must be a call under way."""
@@ -92,8 +94,10 @@ class Cluster:
             future = next(self._finished)
             started = self._started.pop(future.key)
             answer = self._answer(future)
-            # Its value would stay on the worker as long as this is held.
-            future.release()
+            if started.call.keeps and answer.status == "ok":
+                answer = replace(answer, kept=started.futures[0])
+            # Their values would stay on the workers as long as these are held.
+            started.futures.clear()
             self._forget(started.call.files)
             if not self._again(started, answer):
                 return started.name, answer
@@ -123,11 +127,15 @@ class Cluster:
             serving.answer,
             call,
             *chunks,
+            taken=started.taken,
             pure=False,
             priority=call.priority,
             resources={call.label: 1} if call.label else None,
         )
         started.futures = [future]
+        if call.keeps:
+            future = self._client.submit(serving.told, future, pure=False, priority=call.priority + 1)
+            started.futures.append(future)
         self._started[future.key] = started
         self._finished.add(future)
 

@@ -46,12 +46,13 @@ def about() -> dict[str, str]:
     return {"graphopt": __version__, "python": python, **versions}
 
 
-def answer(call: Call, *chunks: bytes) -> Answer:
+def answer(call: Call, *chunks: bytes, taken: Answer | None = None) -> Answer:
     """Make a call in a process of its own.
 
     Args:
         call: What to do.
         chunks: The content of its files, where they must be sent.
+        taken: The answer of a call that kept something, which comes behind the paths.
     """
     worker = get_worker()
     place = _place_of(worker)
@@ -63,7 +64,8 @@ def answer(call: Call, *chunks: bytes) -> Answer:
     if paths is None:
         return replace(where, status="missing")
     with place.turns.alone() if call.alone else place.turns.beside(), place.process() as (process, folder):
-        arguments = (str(folder), call.function, (*paths, *call.arguments))
+        given = () if taken is None else (taken.value[1],)
+        arguments = (str(folder), call.function, (*paths, *given, *call.arguments))
         with _ending_with_task(worker, process):
             reply = process.call(
                 "graphopt.cluster.inside:call", *arguments, timeout=call.timeout, memory=call.memory
@@ -77,6 +79,11 @@ def answer(call: Call, *chunks: bytes) -> Answer:
         traceback=reply.traceback,
         seconds=reply.seconds,
     )
+
+
+def told(found: Answer) -> Answer:
+    """An answer without what stays here."""
+    return replace(found, value=found.value[0]) if found.status == "ok" else found
 
 
 def release() -> None:

@@ -933,6 +933,7 @@ class Record(msgspec.Struct):
             was searched for.
         trials: How many trials the search took.
         tuning: What a tuning tried; None for any other command.
+        latency: How fast the result is beside its source; None where that was not measured.
     """
 
     command: str
@@ -954,6 +955,7 @@ class Record(msgspec.Struct):
     clean_without_culprits: bool | None = None
     trials: int = 0
     tuning: TuneEntry | None = None
+    latency: BenchEntry | None = None
 
 
 def to_json(record: Record) -> bytes:

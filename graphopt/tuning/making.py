@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ from graphopt.errors import GraphoptError, PipelineError, PluginError, SourceDif
 from graphopt.jobs import ModelSource
 from graphopt.numerics.loading import RIGHT
 from graphopt.pipeline.files import read_pipeline
+from graphopt.pipeline.fitting import shared
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.settings import SessionSource
-from graphopt.pipeline.spec import Pipeline, validate_skips
+from graphopt.pipeline.spec import Pipeline
 from graphopt.record.data import Verdict
 from graphopt.results import CheckFailed, Result
-from graphopt.rewrite.gate import Skip
 
 SOURCE = "source"
 """The name of the variant that is the model as it came."""
@@ -75,13 +75,7 @@ class Maker:
         self._said = said
         registry = Registry.load(tuple(said["plugins"]))
         parsed = {name: read_pipeline(name, registry).pipeline for name in pipelines}
-        self._skips = {
-            name: [text for text in skip if _fits(_skipping(text), name, parsed)] for name in pipelines
-        }
-        self._options = {
-            name: {key: options[key] for key in options if _fits(_setting(key, options[key]), name, parsed)}
-            for name in pipelines
-        }
+        self._skips, self._options = shared(parsed, skip, options)
 
     def make(self, name: str, session: SessionSource | None = None) -> Made:
         """Run one pipeline.
@@ -126,35 +120,6 @@ def _reason(result: Result) -> str:
         one.reason for one in (*outside, *checks, *loaded) if one.verdict == result.verdict and one.reason
     ]
     return f": {said[-1]}" if said else ""
-
-
-def _skipping(text: str) -> Callable[[Pipeline], object]:
-    return lambda pipeline: validate_skips([Skip.parse(text)], pipeline)
-
-
-def _setting(key: str, value: Any) -> Callable[[Pipeline], object]:
-    return lambda pipeline: pipeline.with_options({key: value})
-
-
-def _fits(use: Callable[[Pipeline], object], name: str, parsed: Mapping[str, Pipeline]) -> bool:
-    """Whether something can be said of one pipeline; it must be so of any.
-
-    Raises:
-        PipelineError: It can be said of none.
-    """
-    if _works(use, parsed[name]):
-        return True
-    if not any(_works(use, pipeline) for pipeline in parsed.values()):
-        use(parsed[name])
-    return False
-
-
-def _works(use: Callable[[Pipeline], object], pipeline: Pipeline) -> bool:
-    try:
-        use(pipeline)
-    except PipelineError:
-        return False
-    return True
 
 
 def split_names(texts: Sequence[str]) -> list[str]:

@@ -1,0 +1,70 @@
+"""What a sweep shows on a terminal while it goes on."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from graphopt.record.rows import TaskRow, counted
+
+if TYPE_CHECKING:
+    from graphopt.cluster.cluster import Cluster
+
+
+class Watching:
+    """A bar on stderr where that is a terminal, and lines for what goes wrong where it is not.
+
+    Args:
+        off: Whether to show nothing.
+    """
+
+    def __init__(self, *, off: bool) -> None:
+        self._console = Console(stderr=True)
+        self._off = off
+        self._rows: list[TaskRow] = []
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=off or not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("looking at models", total=None)
+
+    def __enter__(self) -> Watching:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, total: int, cluster: Cluster) -> None:
+        """Say where it runs."""
+        self._bar.update(self._task, total=total)
+        if self._off:
+            return
+        workers = cluster.workers
+        cores = sum(worker["nthreads"] for worker in workers.values())
+        where = f"{cores} at once on this machine"
+        if not cluster.local:
+            where = f"{cores} at once on {len(workers)} worker{'s' * (len(workers) != 1)}"
+        self._say(f"{total} tasks, {where}")
+        if cluster.dashboard:
+            self._say(f"to watch the workers: {cluster.dashboard}")
+
+    def passed(self, row: TaskRow, *, fresh: bool) -> None:
+        """Show one more task, and name it where it has no result."""
+        self._rows.append(row)
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in counted(self._rows).items())
+        self._bar.update(self._task, advance=1, description=counts)
+        if fresh and row.status != "done":
+            self._say(f"{row.model} with {row.pipeline}: {row.status}: {row.reason.splitlines()[-1]}")
+
+    def _say(self, text: str) -> None:
+        if not self._off:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
