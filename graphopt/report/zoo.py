@@ -51,6 +51,20 @@ _NUMBERS = (
 )
 
 
+def check_zoo_file(path: Path, results: Path, kept: Collection[Path] = ()) -> None:
+    """Refuse a page that cannot be written, before anything takes its time.
+
+    Args:
+        path: The file.
+        results: The results file, which it must not replace.
+        kept: Further files that it must not replace, resolved.
+
+    Raises:
+        BadInput: It cannot be written there, or the suffix names no kind of report.
+    """
+    check_report_file(path, {*kept, results.resolve()})
+
+
 def write_zoo(rows: Sequence[TaskRow], path: Path, results: Path, *, kept: Collection[Path] = ()) -> None:
     """Write the page of a sweep, all of it or nothing.
 
@@ -61,9 +75,9 @@ def write_zoo(rows: Sequence[TaskRow], path: Path, results: Path, *, kept: Colle
         kept: Further files that must not be replaced, resolved.
 
     Raises:
-        BadInput: It cannot be written there, or the suffix names no kind of report.
+        BadInput: See `check_zoo_file`.
     """
-    check_report_file(path, {*kept, results.resolve()})
+    check_zoo_file(path, results, kept)
     write_text(path, render(rows, path, results) if path.suffix.lower() in HTML else markdown(rows, results))
 
 

@@ -3,7 +3,6 @@
 (() => {
   const { code, copy, endless, find, html, inflate, quoted, slash } = Page;
   const SHOWN_AT_ONCE = 100;
-  const MOST_COLUMNS = 5;
   const WORST = "worst";
   const MODEL = "model";
   // What a column is sorted by: its name, the first direction in words and reversed, and what it compares.
@@ -273,6 +272,15 @@
       update();
     });
     slash(search);
+    addEventListener("resize", fit);
+    fit();
+  }
+
+  // More columns than the window has room for scroll in a box of their own.
+  function fit() {
+    const box = document.querySelector(".matrix");
+    box.classList.remove("wide");
+    box.classList.toggle("wide", find("matrix").scrollWidth > box.clientWidth);
   }
 
   if (!find("data")) {
@@ -290,7 +298,6 @@
     for (const row of data.rows) models[row[0]].tasks[row[1]] = new Task(row);
     for (const model of models) model.settle();
     find("matrix").style.setProperty("--columns", data.pipelines.length);
-    document.querySelector(".matrix").classList.toggle("wide", data.pipelines.length > MOST_COLUMNS);
     show = endless(document.querySelector("#matrix tbody"), find("end"), line, SHOWN_AT_ONCE);
     heads();
     foot();
