@@ -19,6 +19,7 @@ WRONG = tuple(outcome for outcome in OUTCOMES if outcome not in (*RIGHT, *OPEN))
 """Outcomes by what they mean: the result may ship, nobody knows, it is wrong or there is none."""
 
 
+_TRACEBACK = "Traceback ("
 _TO_THE_MINUTE = len("2026-01-01T00:00")
 
 
@@ -103,6 +104,13 @@ def worst(rows: Iterable[TaskRow], most: int) -> list[TaskRow]:
     """The tasks that did not come out right, the worst first, at most so many."""
     bad = (row for row in rows if row.outcome not in RIGHT)
     return heapq.nsmallest(most, bad, key=lambda row: (-row.badness, row.model, row.pipeline))
+
+
+def brief(reason: str, most: int) -> str:
+    """A reason in one line, at most so long; of a traceback its last line, which says what happened."""
+    lines = reason.strip().splitlines()
+    text = lines[-1] if reason.startswith(_TRACEBACK) else " ".join(reason.split())
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def common_folder(models: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from graphopt.record.figures import (
     RIGHT,
     WRONG,
     PipelineFigures,
+    brief,
     by_pipeline,
     common_folder,
     extent,
@@ -77,11 +78,8 @@ def _tasks(rows: Sequence[TaskRow], folder: str) -> Iterator[RenderableType]:
     for row in rows:
         name = f"  {row.model.removeprefix(folder)}  "
         yield Text.assemble(verdict_text(row.outcome), name, (row.pipeline, "dim"))
-        reason = " ".join(row.reason.split())
-        if len(reason) > _LONGEST_REASON:
-            reason = f"{reason[:_LONGEST_REASON]} ..."
-        if reason:
-            yield Padding(Text(reason, "dim"), (0, 0, 0, 4))
+        if row.reason:
+            yield Padding(Text(brief(row.reason, _LONGEST_REASON), "dim"), (0, 0, 0, 4))
 
 
 def _pipelines(found: Sequence[PipelineFigures]) -> Iterator[RenderableType]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from graphopt.record.figures import brief
 from graphopt.record.terminal import size_text
 from graphopt.record.zoos import Moved, SweepDiff, Totals, component_text, moved_text
+
+_LONGEST_REASON = 240
 
 
 def sweep_changes(found: SweepDiff, *, limit: int = 40) -> list[str]:
@@ -44,7 +47,7 @@ def _turned(found: SweepDiff, limit: int) -> Iterator[str]:
         word = "worse" if turn.worse else "other"
         yield f"{word}: {turn.model}, {turn.pipeline}: {turn.before} > {turn.after}"
         if turn.worse and turn.reason:
-            yield f"    {' '.join(turn.reason.split())}"
+            yield f"    {brief(turn.reason, _LONGEST_REASON)}"
         yield from (f"    {change}" for change in turn.changes)
     yield from _more("tasks that turned", len(found.turned), limit)
 
@@ -59,7 +62,7 @@ def _components(found: SweepDiff, limit: int) -> Iterator[str]:
     yield from (component_text(each) for each in listed[:limit])
     yield from _more("components", len(listed), limit)
     if found.unrecorded:
-        yield f"components: not known of {len(found.unrecorded):,} tasks, without a record in the second sweep"
+        yield f"components: not known of {len(found.unrecorded):,} tasks: no record in the second sweep"
 
 
 def _figures(name: str, moved: Sequence[Moved], limit: int) -> Iterator[str]:

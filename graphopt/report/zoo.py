@@ -15,6 +15,7 @@ from graphopt.record.figures import (
     RIGHT,
     WRONG,
     PipelineFigures,
+    brief,
     by_pipeline,
     common_folder,
     extent,
@@ -37,7 +38,7 @@ from graphopt.storage import write_text
 MOST_TASKS = 60_000
 """So many tasks a page lists at most, those of the worst models."""
 _WORST_SHOWN = 30
-_LONGEST_REASON = 600
+_LONGEST_TEXT = 2000
 _LONGEST_IN_TABLE = 200
 _DIGITS = 4
 _MINUS = "\N{MINUS SIGN}"
@@ -219,11 +220,7 @@ def _packed(rows: Sequence[TaskRow], path: Path, results: Path) -> str:
 def _values(strings: Strings, row: TaskRow) -> Iterator[int | float | None]:
     for name in _TEXTS:
         text: str = getattr(row, name)
-        if name == "options" and text == "{}":
-            text = ""
-        yield strings(
-            text if len(text) <= _LONGEST_REASON or name != "reason" else f"{text[:_LONGEST_REASON]} ..."
-        )
+        yield strings("" if name == "options" and text == "{}" else _shortened(text))
     for name in _NUMBERS:
         value: int | float | None = getattr(row, name)
         yield (
@@ -233,6 +230,13 @@ def _values(strings: Strings, row: TaskRow) -> Iterator[int | float | None]:
             if math.isfinite(value)
             else None
         )
+
+
+def _shortened(text: str) -> str:
+    """Both ends of a long text: a traceback says at its end what happened."""
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    return f"{text[: _LONGEST_TEXT // 2]} ... {text[-_LONGEST_TEXT // 2 :]}"
 
 
 def _base(results: Path, page: Path) -> str:
@@ -296,7 +300,7 @@ def _worst_table(rows: Sequence[TaskRow], folder: str) -> Iterator[str]:
     for row in rows:
         nodes = "" if row.nodes_before is None else f"{row.nodes_before} → {_known(row.nodes_after)}"
         outcome = f"**{row.outcome}**" if row.outcome in WRONG else row.outcome
-        why = row.reason if len(row.reason) <= _LONGEST_IN_TABLE else f"{row.reason[:_LONGEST_IN_TABLE]} ..."
+        why = brief(row.reason, _LONGEST_IN_TABLE)
         ratio = ratio_text(row.ratio, row.ratio_low, row.ratio_high)
         name = row.model.removeprefix(folder)
         yield table_row(code(name), code(row.pipeline), outcome, nodes, ratio, plain(why))
