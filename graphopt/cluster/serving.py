@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,25 @@ def _held(path: Path) -> Generator[None]:
         os.close(handle)
 
 
+@dataclass
+class _Slot:
+    """A process for calls, kept warm, with a folder for all temporary files of its own and below it."""
+
+    process: Worker
+    folder: Path
+    calls: int = 0
+    since: float = 0.0
+
+    @classmethod
+    def made(cls, parent: Path) -> _Slot:
+        folder = Path(tempfile.mkdtemp(prefix="graphopt-calls-", dir=parent))
+        return cls(Worker(folder), folder)
+
+    def end(self) -> None:
+        self.process.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 class _Place:
     """What one Dask worker keeps: warm processes, and models that were sent to it."""
 
@@ -176,7 +195,7 @@ class _Place:
         free = shutil.disk_usage(folder).free
         self._store = Store(folder / "models", limit=min(_STORE_BYTES, int(free * _STORE_SHARE)))
         self._guard, self._storing = threading.Lock(), threading.Lock()
-        self._idle: list[tuple[Worker, int, float]] = []
+        self._idle: list[_Slot] = []
         self.turns = Turns(_machine_folder() / "measuring.lock")
 
     def paths(self, files: tuple[Files, ...], chunks: tuple[bytes, ...]) -> list[str] | None:
@@ -200,19 +219,22 @@ class _Place:
 
     @contextlib.contextmanager
     def process(self) -> Generator[tuple[Worker, Path]]:
-        """A process that nobody else calls, and a folder for its temporary files that goes afterwards."""
+        """A process that nobody else calls, and the folder for its temporary files, which goes with it."""
         with self._guard:
-            process, calls, _ = self._idle.pop() if self._idle else (Worker(), 0, 0.0)
-        folder = Path(tempfile.mkdtemp(prefix="graphopt-call-", dir=self._folder))
+            slot = self._idle.pop() if self._idle else None
+        slot = slot or _Slot.made(self._folder)
+        before = slot.process.pid
         try:
-            yield process, folder
+            yield slot.process, slot.folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            if calls + 1 >= _CALLS_OF_A_PROCESS:
-                process.close()
+            slot.calls += 1
+            if slot.calls >= _CALLS_OF_A_PROCESS or before not in (None, slot.process.pid):
+                # What one that was killed had written is of no use to the next.
+                slot.end()
             else:
+                slot.since = time.monotonic()
                 with self._guard:
-                    self._idle.append((process, calls + 1, time.monotonic()))
+                    self._idle.append(slot)
                 timer = threading.Timer(_IDLE_SECONDS, self._end_idle, (_IDLE_SECONDS,))
                 timer.daemon = True
                 timer.start()
@@ -225,10 +247,10 @@ class _Place:
     def _end_idle(self, seconds: float) -> None:
         now = time.monotonic()
         with self._guard:
-            old = [each for each in self._idle if now - each[2] >= seconds]
-            self._idle = [each for each in self._idle if now - each[2] < seconds]
-        for process, _, _ in old:
-            process.close()
+            old = [slot for slot in self._idle if now - slot.since >= seconds]
+            self._idle = [slot for slot in self._idle if now - slot.since < seconds]
+        for slot in old:
+            slot.end()
 
 
 def _machine_folder() -> Path:

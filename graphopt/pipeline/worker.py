@@ -68,10 +68,15 @@ def memory_limit(asked: int | None) -> int:
 
 
 class Worker:
-    """One process for foreign code. Safe to use from several threads; calls run one at a time."""
+    """One process for foreign code. Safe to use from several threads; calls run one at a time.
 
-    def __init__(self) -> None:
+    Args:
+        scratch: A folder for what it writes itself; None for that of temporary files.
+    """
+
+    def __init__(self, scratch: Path | None = None) -> None:
         _all.add(self)
+        self._scratch = scratch
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -168,7 +173,7 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             return
         self._stop()
-        self._folder = Path(tempfile.mkdtemp(prefix="graphopt-worker-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="graphopt-worker-", dir=self._scratch))
         self._output = self._folder / "log"
         self._output.touch()
         # Linux needs no file, whose path must not be long; elsewhere not where multiprocessing would put it,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,17 @@ class Done:
     Attributes:
         row: Its row, as far as it is known here.
         record: The record, as JSON; None where the model was refused.
-        made: The files of the result, by name, the model first; empty unless they are wanted.
     """
 
     row: TaskRow
     record: bytes | None = None
-    made: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
 
-def do(path: str, model: str, order: Order, memory: int | None, wanted: bool) -> Done:
+Made = dict[str, bytes]
+"""The files of a result, by name, the model first; empty unless it is wanted."""
+
+
+def do(path: str, model: str, order: Order, memory: int | None, wanted: bool) -> tuple[Done, Made]:
     """Run a pipeline over a model.
 
     Args:
@@ -54,10 +56,10 @@ def do(path: str, model: str, order: Order, memory: int | None, wanted: bool) ->
             _note(row, error.result.record)
             row.status, row.exit_code, row.reason = "failed", _FAILED, str(error)
             row.verdict = error.result.verdict
-            return Done(row, _json(error.result.record, model))
+            return Done(row, _json(error.result.record, model)), {}
         except BadInput as error:
             row.status, row.exit_code, row.reason = "refused", _REFUSED, str(error)
-            return Done(row)
+            return Done(row), {}
         target = Path(folder) / "result" / Path(path).name
         target.parent.mkdir()
         saved = result.save(target)
@@ -66,10 +68,10 @@ def do(path: str, model: str, order: Order, memory: int | None, wanted: bool) ->
         row.reason = _reason(result)
         row.bytes_after = saved.size
         made = _content(saved.path.parent, saved.path.name) if wanted else {}
-        return Done(row, _json(result.record, model), made)
+        return Done(row, _json(result.record, model)), made
 
 
-def measure(path: str, made: dict[str, bytes], seconds: float, order: Order) -> BenchEntry:
+def measure(path: str, made: Made, seconds: float, order: Order) -> BenchEntry:
     """Measure a result against its source.
 
     Args:
@@ -151,6 +153,6 @@ def _reason(result: Result) -> str:
     return ""
 
 
-def _content(folder: Path, first: str) -> dict[str, bytes]:
+def _content(folder: Path, first: str) -> Made:
     names = [first, *sorted(file.name for file in folder.iterdir() if file.name != first)]
     return {name: (folder / name).read_bytes() for name in names}
