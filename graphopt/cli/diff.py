@@ -41,9 +41,9 @@ def diff(
     from graphopt.cli.output import show, show_json
     from graphopt.errors import BadInput
     from graphopt.record.compare import diff_as_data, render_diff
-    from graphopt.sweeping.store import is_results
+    from graphopt.record.zoos import is_sweep
 
-    sweeps = [is_results(path) for path in (a, b)]
+    sweeps = [is_sweep(path) for path in (a, b)]
     if any(sweeps):
         if not all(sweeps):
             raise BadInput("Cannot compare the results of a sweep with something else: give two of a kind.")

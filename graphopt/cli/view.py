@@ -34,13 +34,13 @@ def view(
     """
     from graphopt.cli.viewing import show_models, show_record, show_sweep
     from graphopt.errors import BadInput
-    from graphopt.sweeping.store import is_results
+    from graphopt.record.zoos import is_sweep
 
-    is_sweep = is_results(what)
-    if is_sweep or what.suffix == ".json":
+    sweep = is_sweep(what)
+    if sweep or what.suffix == ".json":
         if other is not None:
-            raise BadInput(f"A {'sweep' if is_sweep else 'record'} is shown by itself: give no second file.")
-        (show_sweep if is_sweep else show_record)(what, output, browse=not no_open)
+            raise BadInput(f"A {'sweep' if sweep else 'record'} is shown by itself: give no second file.")
+        (show_sweep if sweep else show_record)(what, output, browse=not no_open)
         return 0
     if output is not None:
         raise BadInput("Netron writes no file: leave out --output.")

@@ -14,9 +14,18 @@ from graphopt.record.data import severity
 from graphopt.record.figures import PipelineFigures, by_pipeline, versions_of
 from graphopt.record.rows import TaskRow
 from graphopt.record.worse import Finding, findings
+from graphopt.sweeping.store import is_results
 
 _MOST_EXPLAINED = 40
 _SAID_ALREADY = ("result ", "as loaded ")
+
+
+_SUFFIXES = (".sqlite", ".sqlite3", ".db")
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a path is to be read as the results of a sweep: by its suffix, or what is in it."""
+    return path.suffix.lower() in _SUFFIXES or is_results(path)
 
 
 class Sweep(msgspec.Struct, frozen=True):

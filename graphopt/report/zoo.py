@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from graphopt.errors import BadInput
 from graphopt.record.figures import (
     OPEN,
     RIGHT,
@@ -63,7 +64,9 @@ def check_zoo_file(path: Path, results: Path, kept: Collection[Path] = ()) -> No
     Raises:
         BadInput: It cannot be written there, or the suffix names no kind of report.
     """
-    check_report_file(path, {*kept, results.resolve()})
+    if path.resolve() == results.resolve():
+        raise BadInput(f"Cannot write a report over the results in {path}: choose another name.")
+    check_report_file(path, kept)
 
 
 def write_zoo(rows: Sequence[TaskRow], path: Path, results: Path, *, kept: Collection[Path] = ()) -> None:
