@@ -88,7 +88,7 @@ def _pipelines(found: Sequence[PipelineFigures]) -> Iterator[RenderableType]:
     table.add_column("pipeline", overflow="fold")
     latency = ("latency", "of", "faster", "slower") if measured else ()
     for name in ("models", "wrong", "open", "nodes saved", "size", *latency):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     for each in found:
         cells = [
             f"{each.tasks:,}",
