@@ -12,8 +12,8 @@ from graphopt.record.data import Verdict
 
 TaskStatus = Literal["done", "failed", "refused", "crashed", "timed out", "out of memory", "lost", "error"]
 """``done``: there is a result, with a verdict. ``failed``: a pass failed or broke the model. ``refused``: the
-model or an option cannot be used. The others are how the process of the task ended; ``error``: a fault of
-graphopt."""
+model or an option cannot be used. The others are how a pass or the process of the task ended; ``lost``: its
+workers were; ``error``: a fault of graphopt."""
 
 
 OUTCOMES: tuple[str, ...] = (

@@ -14,7 +14,7 @@ from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import Plan
 from graphopt.record.data import BenchEntry, Record, to_json
-from graphopt.record.rows import TaskRow
+from graphopt.record.rows import TaskRow, TaskStatus
 from graphopt.results import CheckFailed, Result
 from graphopt.sweeping.tasks import Order, Source
 
@@ -54,8 +54,9 @@ def do(path: str, model: str, order: Order, memory: int | None, wanted: bool) ->
             result = run_plan(path, _plan(order, Path(folder)), memory=memory)
         except CheckFailed as error:
             _note(row, error.result.record)
-            row.status, row.exit_code, row.reason = "failed", _FAILED, str(error)
-            row.verdict = error.result.verdict
+            row.exit_code, row.reason = _FAILED, str(error)
+            row.status = _ended(error.result.record)
+            row.verdict = error.result.verdict if row.status == "failed" else ""
             return Done(row, _json(error.result.record, model)), {}
         except BadInput as error:
             row.status, row.exit_code, row.reason = "refused", _REFUSED, str(error)
@@ -115,6 +116,12 @@ def _placed(plugin: Source | str, folder: Path) -> str:
     copy = folder / path.name
     copy.write_bytes(plugin.content)
     return str(copy)
+
+
+def _ended(record: Record) -> TaskStatus:
+    """How a run ended that has no result: as a pass did that did not come to an end."""
+    last = record.passes[-1].status if record.passes else ""
+    return last if last == "crashed" or last == "timed out" else "failed"
 
 
 def _note(row: TaskRow, record: Record) -> None:

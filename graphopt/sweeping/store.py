@@ -37,10 +37,8 @@ class Results:
     """
 
     def __init__(self, path: Path) -> None:
-        check_target(path, ())
+        self.check(path)
         is_new = not path.exists()
-        if not is_new and not is_results(path):
-            raise BadInput(f"{path} is no results file of a sweep: name another file to write to.")
         self.path = path
         self.records = path.with_suffix(".records")
         self._connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
@@ -61,6 +59,17 @@ class Results:
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    @staticmethod
+    def check(path: Path) -> None:
+        """Refuse a file that cannot take results; nothing is written yet.
+
+        Raises:
+            BadInput: It is something else, or lies in no folder.
+        """
+        check_target(path, ())
+        if path.exists() and not is_results(path):
+            raise BadInput(f"{path} is no results file of a sweep: name another file to write to.")
 
     @staticmethod
     def read(path: Path) -> list[TaskRow]:

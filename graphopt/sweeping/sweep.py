@@ -143,9 +143,7 @@ def sweep(
         MissingExtra: Dask is not installed.
     """
     if on and bench is None:
-        raise BadInput(
-            f"Only measuring needs a certain worker: say how long to measure, or leave out '{on}'."
-        )
+        raise BadInput(f"Only measuring needs a worker with '{on}': say for how many seconds (--bench).")
     said = settings_of(
         inputs=(),
         dims=dims,
@@ -164,7 +162,8 @@ def sweep(
     orders = make_orders(texts, plugins, skip, options or {}, check, on_failure, said)
     paths = find_models(models)
     limits = {"seconds": task_timeout, "memory": memory}
-    with Results(Path(results)) as store, connect(cluster, cores=jobs) as workers:
+    Results.check(Path(results))
+    with connect(cluster, cores=jobs) as workers, Results(Path(results)) as store:
         if on:
             workers.require(on)
         running = _Running(store, workers, limits, bench, on, retry, watcher or _Nobody())
