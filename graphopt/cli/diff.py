@@ -92,8 +92,9 @@ def _diff_sweeps(
 
     from graphopt.cli.output import show_json, show_lines
     from graphopt.record.worse import read_kinds
+    from graphopt.record.zoodiff import Sweep
     from graphopt.record.zoolines import sweep_changes, worse_lines
-    from graphopt.record.zoos import Sweep, compare_sweeps
+    from graphopt.record.zoos import compare_sweeps
     from graphopt.sweeping.store import Results
 
     kinds = read_kinds(fail_on, sweeps=True)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from graphopt.record.figures import brief
 from graphopt.record.terminal import size_text
-from graphopt.record.zoos import Moved, SweepDiff, Totals, component_text, moved_text
+from graphopt.record.zoodiff import Moved, SweepDiff, Totals, component_text, moved_text
 
 _LONGEST_REASON = 240
+_FEW = 3
 
 
 def sweep_changes(found: SweepDiff, *, limit: int = 40) -> list[str]:
@@ -22,8 +23,8 @@ def sweep_changes(found: SweepDiff, *, limit: int = 40) -> list[str]:
         f"{found.common:,} tasks in both sweeps",
         *found.conditions,
         *_turned(found, limit),
-        *_alone("only in the first sweep", found.only_a, limit),
-        *_alone("only in the second sweep", found.only_b, limit),
+        *_alone("only in the first sweep", found.only_a),
+        *_alone("only in the second sweep", found.only_b),
         *_components(found, limit),
         *_figures("nodes", found.nodes, limit),
         *_figures("size", found.size, limit),
@@ -52,9 +53,13 @@ def _turned(found: SweepDiff, limit: int) -> Iterator[str]:
     yield from _more("tasks that turned", len(found.turned), limit)
 
 
-def _alone(what: str, tasks: Sequence[tuple[str, str]], limit: int) -> Iterator[str]:
-    yield from (f"{what}: {model}, {pipeline}" for model, pipeline in tasks[:limit])
-    yield from _more(what, len(tasks), limit)
+def _alone(what: str, tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
+    models: dict[str, list[str]] = {}
+    for model, pipeline in tasks:
+        models.setdefault(pipeline, []).append(model)
+    for pipeline, found in models.items():
+        shown = ", ".join(found) if len(found) <= _FEW else f"{len(found):,} models"
+        yield f"{what}: {pipeline}: {shown}"
 
 
 def _components(found: SweepDiff, limit: int) -> Iterator[str]:

@@ -13,8 +13,9 @@ from graphopt.errors import BadInput
 from graphopt.record.data import to_json
 from graphopt.record.rows import TaskRow
 from graphopt.record.worse import read_kinds
+from graphopt.record.zoodiff import Sweep, SweepDiff
 from graphopt.record.zoolines import sweep_changes, worse_lines
-from graphopt.record.zoos import Sweep, SweepDiff, compare_sweeps
+from graphopt.record.zoos import compare_sweeps
 
 KINDS = ("verdict", "nodes", "size", "latency")
 
@@ -85,8 +86,8 @@ def test_tasks_of_one_sweep_only() -> None:
         "verdict: zoo/gone.onnx, default: not in the second sweep"
     ]
     lines = sweep_changes(found)
-    assert "only in the first sweep: zoo/gone.onnx, default" in lines
-    assert "only in the second sweep: zoo/come.onnx, default" in lines
+    assert "only in the first sweep: default: zoo/gone.onnx" in lines
+    assert "only in the second sweep: default: zoo/come.onnx" in lines
     with pytest.raises(BadInput, match="no task in common"):
         compared([gone], [come])
 

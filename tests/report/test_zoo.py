@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from sweep_rows import HOSTILE, made, timed, zoo
 
+import graphopt
 from graphopt.errors import BadInput
 from graphopt.record.rows import OUTCOMES, TaskRow
-from graphopt.report.zoo import check_zoo_file, markdown, render, write_zoo
+from graphopt.report.zoo import check_zoo_file, render, write_zoo
+from graphopt.report.zoomarkdown import markdown
 
 
 def packed(page: str) -> Any:
@@ -65,6 +67,13 @@ def test_records_are_found_from_where_the_page_lies() -> None:
     beside = packed(render(zoo(), Path("z.html"), Path("a #b/z.sqlite")))
     assert beside["base"] == "a%20%23b/"
     assert beside["records"] == "a #b"
+
+
+def test_a_pipeline_is_named_where_its_name_still_says_it() -> None:
+    exact = str(graphopt.Pipeline.parse("exact"))
+    rows = [made(pipeline="exact", passes=exact), made(pipeline="e", passes=exact),
+            made(pipeline="default", passes=exact), made(pipeline="gone.toml", passes="")]  # fmt: skip
+    assert packed(page_of(rows))["again"] == ["exact", exact, exact, "gone.toml"]
 
 
 def test_a_page_that_is_too_large_keeps_the_worst_models() -> None:

@@ -112,7 +112,7 @@ def test_a_cell_leads_to_its_record(opened: Opened, target: Path) -> None:
     commands = detail.locator(".code code").all_inner_texts()
     assert commands == [
         f"graphopt view '{target.parent}/z.records/0 #1.json'",
-        "graphopt run zoo/m00.onnx --pipeline default",
+        "graphopt run zoo/m00.onnx --pipeline passes-of-default",
     ]
     page.locator("#matrix tbody td button").nth(1).click()
     assert detail.count() == 1

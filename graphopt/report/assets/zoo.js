@@ -25,6 +25,7 @@
   class Task {
     constructor([, pipeline, outcome, ...values]) {
       this.pipeline = data.pipelines[pipeline];
+      this.again = data.again[pipeline];
       [this.outcome, this.tone] = data.outcomes[outcome];
       this.bad = data.outcomes.length - outcome;
       data.texts.forEach((name, at) => { this[name] = data.strings[values[at]]; });
@@ -109,7 +110,7 @@
       fact("record", link);
       fact("to look at it", code(`graphopt view ${quoted(pathOf(data.records === "." ? task.record : `${data.records}/${task.record}`))}`));
     }
-    fact("to do it again", code(`graphopt run ${quoted(pathOf(model.name))} --pipeline ${quoted(task.pipeline)}`));
+    fact("to do it again", code(`graphopt run ${quoted(pathOf(model.name))} --pipeline ${quoted(task.again)}`));
     return [html("h3", "", `${model.name} · ${task.pipeline}`), facts];
   }
 
