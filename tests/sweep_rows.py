@@ -38,7 +38,7 @@ def made(
     return TaskRow(model=model, pipeline=pipeline, **{**fields, **more})
 
 
-def timed(low: float, ratio: float, high: float) -> dict[str, float]:
+def timed(low: float, ratio: float, high: float) -> dict[str, Any]:
     """The fields of a measurement."""
     times = {"source_seconds": 0.01, "result_seconds": 0.01 * ratio}
     return {"ratio": ratio, "ratio_low": low, "ratio_high": high, **times}

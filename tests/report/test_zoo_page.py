@@ -22,14 +22,20 @@ def opened(browser: Any, target: Path) -> Iterator[Opened]:
     requests: list[str] = []
     contexts: list[Any] = []
 
+    def complain(what: Any) -> None:
+        complaints.append(str(getattr(what, "text", what)))
+
+    def note_request(request: Any) -> None:
+        requests.append(request.url)
+
     def open_page(rows: list[TaskRow], width: int = 1280) -> Any:
         write_zoo(rows, target, target.parent / "z.sqlite")
         context = browser.new_context(viewport={"width": width, "height": 800})
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", complain)
+        page.on("pageerror", complain)
+        page.on("request", note_request)
         page.goto(target.as_uri())
         page.wait_for_selector("html[data-ready]")
         return page
