@@ -14,7 +14,7 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -24,6 +24,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import BadInput
+from graphopt.held import HeldTensor
 from graphopt.wire import GRAPH, Malformed, fields, header, varint
 
 MARK = "\0graphopt.mapped"
@@ -288,20 +289,49 @@ def read(path: Path) -> tuple[bytes, dict[str, MappedTensor]]:
 
 @contextmanager
 def marked(model: ir.Model) -> Generator[dict[str, MappedTensor]]:
-    """Let onnx-ir write the large initializers of the main graph as marks; gives them by name."""
-    found: dict[str, MappedTensor] = {}
-    initializers = model.graph.initializers
-    for name, value in initializers.items():
-        tensor = value.const_value
-        if isinstance(tensor, MappedTensor):
-            found[name] = tensor
-            value.const_value = ir.ExternalTensor(
-                MARK, None, None, tensor.dtype, shape=tensor.shape, name=name, doc_string=tensor.doc_string
-            )
-    try:
+    """Let onnx-ir write the mapped initializers of the main graph as marks; gives them by name."""
+    found = {
+        name: value.const_value
+        for name, value in model.graph.initializers.items()
+        if isinstance(value.const_value, MappedTensor)
+    }
+    with _as_marks(model, found):
         yield found
+
+
+@contextmanager
+def all_marked(model: ir.Model) -> Generator[dict[str, MappedTensor | HeldTensor]]:
+    """Like `marked`, with large ones that lie in no file as well."""
+    found: dict[str, MappedTensor | HeldTensor] = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        one = tensor if isinstance(tensor, MappedTensor) else HeldTensor.of(tensor)
+        if one is not None:
+            found[name] = one
+    with _as_marks(model, found):
+        yield found
+
+
+@contextmanager
+def _as_marks(model: ir.Model, names: Iterable[str]) -> Generator[None]:
+    initializers = model.graph.initializers
+    before: dict[str, ir.TensorProtocol | None] = {}
+    for name in names:
+        tensor = before[name] = initializers[name].const_value
+        assert tensor is not None
+        initializers[name].const_value = ir.ExternalTensor(
+            MARK,
+            None,
+            None,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=name,
+            doc_string=tensor.doc_string,
+        )
+    try:
+        yield
     finally:
-        for name, tensor in found.items():
+        for name, tensor in before.items():
             initializers[name].const_value = tensor
 
 
@@ -310,7 +340,7 @@ def is_mark(tensor: onnx.TensorProto) -> bool:
     return any(entry.key == "location" and entry.value == MARK for entry in tensor.external_data)
 
 
-def unmark(mark: onnx.TensorProto, tensor: MappedTensor) -> None:
+def unmark(mark: onnx.TensorProto, tensor: MappedTensor | HeldTensor) -> None:
     """Make the mark of a tensor that tensor without its content."""
     mark.ClearField("data_location")
     mark.ClearField("external_data")
@@ -364,7 +394,7 @@ def files_of(model: ir.Model) -> list[MappedFile]:
     return list(dict.fromkeys(tensor.file for tensor in found if isinstance(tensor, MappedTensor)))
 
 
-def fill(content: bytes, tensors: Tensors) -> Iterator[Buffer]:
+def fill(content: bytes, tensors: Mapping[str, MappedTensor | HeldTensor]) -> Iterator[Buffer]:
     """The pieces of a message with each mark replaced by the content: what protobuf would have written."""
     if not tensors:
         yield content
@@ -377,15 +407,15 @@ def fill(content: bytes, tensors: Tensors) -> Iterator[Buffer]:
         graph = list(_filled(data, begin, end, tensors))
         yield header(GRAPH, sum(len(piece) for piece, _ in graph))
         for piece, tensor in graph:
-            yield piece
+            yield piece.content if isinstance(piece, HeldTensor) else piece
             if tensor is not None:
                 # It is written: else all weights would be in memory in the end.
                 tensor.release()
 
 
 def _filled(
-    data: memoryview, begin: int, end: int, tensors: Tensors
-) -> Iterator[tuple[Buffer, MappedTensor | None]]:
+    data: memoryview, begin: int, end: int, tensors: Mapping[str, MappedTensor | HeldTensor]
+) -> Iterator[tuple[Buffer | HeldTensor, MappedTensor | HeldTensor | None]]:
     """The pieces of a graph; those that are the content of a tensor with it."""
     for number, start, inner, stop in fields(data, begin, end):
         tensor = tensors.get(_name(data, inner, stop)) if number == _INITIALIZER else None
@@ -399,7 +429,7 @@ def _filled(
                 (front if field < _RAW else back).append(data[first:last])
         if tensor.says_where:
             back.append(_IN_MESSAGE)
-        raw = tensor.content
+        raw = tensor if isinstance(tensor, HeldTensor) else tensor.content
         whole = [*front, header(_RAW, len(raw)), raw, *back]
         yield header(_INITIALIZER, sum(len(piece) for piece in whole)), None
         yield from ((piece, tensor if piece is raw else None) for piece in whole)

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from graphopt import fidelity, mapped
 from graphopt.copies import adopt, link
 from graphopt.errors import BadInput
+from graphopt.held import HeldTensor
 from graphopt.messages import tensors
 from graphopt.soundness import check_opsets, check_tensor, check_texts
 from graphopt.storage import (
@@ -251,6 +252,11 @@ class Model:
         with paused_gc(), mapped.marked(self.ir) as weights:
             return self._message(), weights
 
+    def _all_marked(self) -> tuple[onnx.ModelProto, dict[str, mapped.MappedTensor | HeldTensor]]:
+        """The message with marks for all large weights, and these."""
+        with paused_gc(), mapped.all_marked(self.ir) as weights:
+            return self._message(), weights
+
     def _message(self) -> onnx.ModelProto:
         try:
             return fidelity.to_proto(self.ir)
@@ -303,7 +309,7 @@ class Model:
             data: Where these weights go.
             links: The model file that unchanged files of weights are linked beside; None to write them.
         """
-        proto, weights = self._marked()
+        proto, weights = self._all_marked()
         chunks = _split(self, proto, data.name, weights, links)
         content = proto.SerializeToString()
         del proto
@@ -380,7 +386,7 @@ class Model:
         """The SHA-256 of everything in the model, weights included, as hexadecimal."""
         digest = hashlib.sha256()
         with paused_gc():
-            proto, weights = self._marked()
+            proto, weights = self._all_marked()
             for name, tensor in tensors(proto):
                 # Apart from the message, which could not be written with more than 2 GB of them.
                 if mapped.is_mark(tensor):
@@ -451,7 +457,7 @@ def _split(
     model: Model,
     proto: onnx.ModelProto,
     location: str,
-    weights: dict[str, mapped.MappedTensor],
+    weights: dict[str, mapped.MappedTensor | HeldTensor],
     links: Path | None = None,
 ) -> list[tuple[int, Any]]:
     """Let what lies outside, or must, point to one data file; returns what goes there, by offset.
@@ -474,16 +480,17 @@ def _split(
                 continue
             content: Any = weights.pop(name)
             size = content.nbytes
-            if links is not None:
+            if isinstance(shown, mapped.MappedTensor) and links is not None:
                 if shown.file not in linked:
                     linked[shown.file] = f"{links.name}.{len(linked)}"
                     link(shown.file, links.with_name(linked[shown.file]))
                 _point(tensor, linked[shown.file], shown.begin, size)
                 continue
-            key = shown.file, shown.begin, size
-            if key in places:
-                _point(tensor, location, places[key], size)
-                continue
+            if isinstance(shown, mapped.MappedTensor):
+                key = shown.file, shown.begin, size
+                if key in places:
+                    _point(tensor, location, places[key], size)
+                    continue
         elif tensor.data_location == onnx.TensorProto.EXTERNAL:
             content = outside[name, _place(tensor)]
             size = content.nbytes

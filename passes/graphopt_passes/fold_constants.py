@@ -33,12 +33,16 @@ _SMALL = 64 * 1024
 """Bytes that a result may have where the operands have fewer."""
 
 
+_LAZY = 1024 * 1024
+"""Bytes of a weight that is not copied before somebody asks for the result."""
+
+
 @dataclass(frozen=True)
 class Folded:
-    """A node of constants, and what it computes: one array for each output."""
+    """A node of constants, and what it computes: one array or tensor for each output."""
 
     node: ir.Node
-    arrays: tuple[np.ndarray[Any, Any], ...]
+    arrays: tuple[np.ndarray[Any, Any] | ir.TensorProtocol, ...]
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ class FoldConstants(RewritePass[Folded]):
                 return Declined("the size of the result is not known")
         elif sum(8 * math.prod(size or ()) for size in sizes) > 2 * room:
             return Declined("the result would take more room than the operands")
-        return _folded(node)
+        transposed = _transposed(node, known[0])
+        return _folded(node) if transposed is None else Folded(node, (transposed,))
 
     def rewrite(self, match: Folded, rw: Rewriter) -> None:
         for index, (value, array) in enumerate(zip(match.node.outputs, match.arrays, strict=True)):
@@ -108,6 +113,25 @@ def _is_exact(node: ir.Node, dtype: ir.DataType, index: int) -> bool:
         to = facts.attribute(node, "to") if node.op_type == "Cast" else None
         return to is None or ir.DataType(to) in (*_WHOLE, ir.DataType.FLOAT, ir.DataType.DOUBLE)
     return dtype in _MOVABLE and (node.op_type in _MOVING or (node.op_type == "Where" and index > 0))
+
+
+def _transposed(node: ir.Node, weight: ir.TensorProtocol) -> ir.LazyTensor | None:
+    """A large weight transposed: nothing is computed until it is written, one such weight after the other."""
+    if node.op_type != "Transpose" or weight.nbytes < _LAZY:
+        return None
+    shape = weight.shape.numpy()
+    axes = facts.attribute(node, "perm", tuple(reversed(range(len(shape)))))
+    result = tuple(shape[axis] for axis in axes)
+    if facts.static_shape(node.outputs[0]) not in (None, result) or node.outputs[0].dtype not in (
+        None,
+        weight.dtype,
+    ):
+        return None
+
+    def transpose() -> ir.TensorProtocol:
+        return ir.Tensor(np.transpose(weight.numpy(), axes), dtype=weight.dtype)
+
+    return ir.LazyTensor(transpose, weight.dtype, ir.Shape(result))
 
 
 def _folded(node: ir.Node) -> Folded | Declined:
