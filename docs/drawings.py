@@ -88,7 +88,8 @@ def draw(pictures: Mapping[str, Picture], browser: Any) -> dict[Path, str]:
     """
     style = "".join((_ASSETS / name).read_text(encoding="utf-8") for name in ("palette.css", "drawing.css"))
     page = browser.new_page()
-    for script in (_ASSETS / "dagre.min.js", _ASSETS / "drawing.js", HERE / "still.js"):
+    assets = [_ASSETS / name for name in ("page.js", "dagre.min.js", "drawing.js")]
+    for script in (*assets, HERE / "still.js"):
         page.add_script_tag(content=script.read_text(encoding="utf-8"))
     files: dict[Path, str] = {}
     for name, picture in pictures.items():

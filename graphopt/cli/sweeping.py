@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from graphopt.record.rows import TaskRow, counted
+from graphopt.record.figures import brief
+from graphopt.record.rows import OUTCOMES, TaskRow
 
 if TYPE_CHECKING:
     from graphopt.cluster.cluster import Cluster
+
+
+_LONGEST = 300
 
 
 class Watching:
@@ -24,7 +29,7 @@ class Watching:
     def __init__(self, *, off: bool) -> None:
         self._console = Console(stderr=True)
         self._off = off
-        self._rows: list[TaskRow] = []
+        self._counts = Counter[str]()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -59,11 +64,12 @@ class Watching:
 
     def passed(self, row: TaskRow, *, fresh: bool) -> None:
         """Show one more task, and name it where it has no result."""
-        self._rows.append(row)
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in counted(self._rows).items())
+        self._counts[row.outcome] += 1
+        worst_first = sorted(self._counts, key=OUTCOMES.index)
+        counts = ", ".join(f"{self._counts[outcome]} {outcome}" for outcome in worst_first)
         self._bar.update(self._task, advance=1, description=counts)
         if fresh and row.status != "done":
-            self._say(f"{row.model} with {row.pipeline}: {row.status}: {row.reason.splitlines()[-1]}")
+            self._say(f"{row.model} with {row.pipeline}: {row.status}: {brief(row.reason, _LONGEST)}")
 
     def _say(self, text: str) -> None:
         if not self._off:

@@ -48,12 +48,41 @@ def show_record(record: Path, output: Path | None, *, browse: bool) -> None:
     from graphopt.report import write_report
 
     found = load_record(record)
+    target = _target(record, output)
+    write_report(found, target)
+    _open(target, browse=browse)
+
+
+def show_sweep(results: Path, output: Path | None, *, browse: bool) -> None:
+    """Write the page of a sweep and open it.
+
+    Args:
+        results: The results file.
+        output: Where to write it; None for a folder of temporary files, where it stays.
+        browse: Whether to open it in a browser.
+
+    Raises:
+        BadInput: The results cannot be read, or the page not be written.
+    """
+    from graphopt.report.zoo import write_zoo
+    from graphopt.sweeping.store import Results
+
+    rows = Results.read(results)
+    target = _target(results, output)
+    write_zoo(rows, target, results)
+    _open(target, browse=browse)
+
+
+def _target(source: Path, output: Path | None) -> Path:
     if output is None:
         output = (
-            Path(tempfile.mkdtemp(prefix="graphopt-report-", dir=lasting_folder())) / f"{record.stem}.html"
+            Path(tempfile.mkdtemp(prefix="graphopt-report-", dir=lasting_folder())) / f"{source.stem}.html"
         )
-    check_target(output, {record.resolve()})
-    write_report(found, output)
-    show_lines([str(output)])
-    if browse and not webbrowser.open(output.resolve().as_uri()):
+    check_target(output, {source.resolve()})
+    return output
+
+
+def _open(page: Path, *, browse: bool) -> None:
+    show_lines([str(page)])
+    if browse and not webbrowser.open(page.resolve().as_uri()):
         sys.stderr.write("There is no browser to open it with: open the file above.\n")

@@ -10,6 +10,8 @@ from graphopt.errors import BadInput
 from graphopt.record.data import DiagnosisEntry, Record, ResultEntry, Status, Verdict, severity
 
 FAILED: tuple[Status, ...] = ("broken", "crashed", "timed out", "rolled back", "healed")
+LATENCY = "latency"
+"""The kind that only sweeps have."""
 _DIAGNOSES = ("right", "undecided", "unexplained", "culprits")
 
 
@@ -28,18 +30,23 @@ class Finding(msgspec.Struct, frozen=True):
         return f"{self.kind}: {self.text}"
 
 
-def read_kinds(texts: Sequence[str]) -> tuple[str, ...]:
+def read_kinds(texts: Sequence[str], *, sweeps: bool = False) -> tuple[str, ...]:
     """Read what a build must not regress in: kinds, several to a text with commas between.
+
+    Args:
+        texts: What was said.
+        sweeps: Whether sweeps are compared, which have one more kind than records.
 
     Raises:
         BadInput: There is no such kind.
     """
+    known = [*_KINDS, LATENCY] if sweeps else [*_KINDS]
     kinds = [kind.strip() for text in texts for kind in text.split(",") if kind.strip()]
     for kind in kinds:
-        if kind not in _KINDS:
-            raise BadInput(
-                f"Cannot fail on '{kind}': say {', '.join(list(_KINDS)[:-1])} or {list(_KINDS)[-1]}."
-            )
+        if kind == LATENCY and not sweeps:
+            raise BadInput("Cannot fail on 'latency' of records, which measure none: compare two sweeps.")
+        if kind not in known:
+            raise BadInput(f"Cannot fail on '{kind}': say {', '.join(known[:-1])} or {known[-1]}.")
     return tuple(dict.fromkeys(kinds))
 
 

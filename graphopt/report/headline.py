@@ -36,6 +36,11 @@ TONES: dict[str, Tone] = {
     "does not run": "bad",
     "crashed": "bad",
     "timed out": "bad",
+    "out of memory": "bad",
+    "failed": "bad",
+    "error": "bad",
+    "lost": "bad",
+    "refused": "warn",
 }
 FAILED = ("broken", "crashed", "timed out")
 _EFFECTS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,12 @@ from graphopt.record.diagnosed import culprit_lines
 from graphopt.record.terminal import describe, witness_text
 from graphopt.report import headline as heads
 from graphopt.report.packing import left_out, pack
-from graphopt.report.scale import figure, seconds
+from graphopt.report.page import fill
 from graphopt.report.tables import MOST_OPS, drift_of, facts, histogram, options_text, pass_plot
 from graphopt.report.tiles import tiles
 from graphopt.report.variants import variants
 from graphopt.storage import write_text
 
-_ASSETS = Path(__file__).parent / "assets"
-_SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
 _LONGEST_NOTE = 2000
 _MOST_NOTES = 40
 _MOST_OUTPUTS = 60
@@ -51,38 +48,24 @@ def render(record: Record, path: Path = Path("report.html"), command: str = "") 
         path: Where it will be, for links to what lies beside it.
         command: What was typed to come to this.
     """
-    # Here, as a run without a report needs none of it.
-    import jinja2
-    import markupsafe
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("graphopt.report"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
+    return fill(
+        "report.html.jinja",
+        _context(record, path, command),
+        ("palette.css", "drawing.css", "report.css"),
+        ("page.js", "dagre.min.js", "drawing.js", "report.js"),
+        short=_short,
     )
-    environment.filters.update(number=figure, seconds=seconds, tone=_tone, short=_short)
-    names = ("dagre.min.js", "drawing.js", "report.js")
-    # Every report is a copy of dagre, whose licence goes with it.
-    licence = f"/*! dagre\n\n{_asset('dagre.LICENSE').strip()}\n*/\n"
-    scripts = [markupsafe.Markup(text) for text in (licence, *map(_asset, names))]
-    style = markupsafe.Markup("".join(map(_asset, ("palette.css", "drawing.css", "report.css"))))
-    return environment.get_template("report.html.jinja").render(
-        _context(record, path, command), scripts=scripts, style=style
-    )
-
-
-def _asset(name: str) -> str:
-    return _SOURCE_MAP.sub("", (_ASSETS / name).read_text(encoding="utf-8"))
 
 
 def _context(record: Record, path: Path, command: str) -> dict[str, Any]:
     name = Path(record.source.path).name if record.source.path else "model"
+    head = heads.headline(record)
     return {
         "record": record,
+        "graphopt": record.graphopt,
         "name": name,
-        "head": heads.headline(record),
+        "title": head.text,
+        "head": head,
         "tiles": tiles(record),
         "plot": pass_plot(record),
         "culprits": [_culprit(culprit, path) for culprit in record.culprits],
@@ -106,10 +89,6 @@ def _context(record: Record, path: Path, command: str) -> dict[str, Any]:
         "notes": [_short(note) for note in record.notes[:_MOST_NOTES]],
         "load": _loading(record),
     }
-
-
-def _tone(word: str) -> str:
-    return heads.TONES.get(word, "none")
 
 
 def _short(text: str) -> str:

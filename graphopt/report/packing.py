@@ -90,6 +90,11 @@ def pack(record: Record, most_bytes: int = MOST_BYTES) -> Packed:
             drawn, rows = 0, min(rows - 1, int(rows * _SLACK / excess))
 
 
+def deflated(content: Any) -> str:
+    """Data as a page unpacks it: base64 of deflated JSON."""
+    return base64.b64encode(zlib.compress(msgspec.json.encode(content), _LEVEL)).decode()
+
+
 def _count(entry: PassEntry) -> int:
     return sum(1 for _ in _changes(entry))
 
@@ -118,8 +123,7 @@ def _packed(record: Record, most_rows: int, most_drawn: int, total: int) -> Pack
             rows.append(row)
     # What was left out is drawn where the culprits are told, as it is no change of this run.
     places = [[_picture(strings, picture) for picture in left_out(culprit)] for culprit in record.culprits]
-    content = msgspec.json.encode({"strings": strings.all(), "rows": rows, "places": places})
-    text = base64.b64encode(zlib.compress(content, _LEVEL)).decode()
+    text = deflated({"strings": strings.all(), "rows": rows, "places": places})
     regions = sum(region.picture is not None for entry in record.passes for region in entry.regions)
     drawable = regions + sum(len(entry.sites) for entry in record.passes)
     return Packed(text, len(rows), total, drawn, drawable)

@@ -1,6 +1,7 @@
 "use strict";
 // Draws a rewrite: the nodes that went and those that came, laid out by dagre, as two SVG pictures.
 const Drawing = (() => {
+  const { html } = Page;
   const SVG = "http://www.w3.org/2000/svg";
   const LONGEST = 30;
   const MOST_CONSTANTS = 6;
@@ -10,13 +11,6 @@ const Drawing = (() => {
     const made = document.createElementNS(SVG, tag);
     for (const [name, value] of Object.entries(attributes || {})) made.setAttribute(name, value);
     if (text !== undefined) made.textContent = text;
-    return made;
-  };
-
-  const html = (tag, kind, ...content) => {
-    const made = document.createElement(tag);
-    if (kind) made.className = kind;
-    made.append(...content);
     return made;
   };
 
@@ -196,5 +190,5 @@ const Drawing = (() => {
     return html("div", "", sides, html("p", "muted", `${more} not drawn.`));
   }
 
-  return { draw, html, sketch, svg };
+  return { draw, sketch, svg };
 })();

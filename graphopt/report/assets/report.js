@@ -1,7 +1,8 @@
 "use strict";
 // The list of changes, which is found in the page as deflated data; and what folds, unfolds and copies.
 (() => {
-  const { draw, html } = Drawing;
+  const { code, copy, endless, find, html, inflate, quoted, slash } = Page;
+  const { draw } = Drawing;
   const KINDS = ["rewrite", "removed", "added", "modified", "declined", "region"];
   const REGION = 5;
   const FILTERS = [
@@ -10,19 +11,12 @@
     ["vclean", "right in float64"], ["vnot checked", "not checked by itself"],
   ];
   const SHOWN_AT_ONCE = 80;
-  const find = (id) => document.getElementById(id);
   const tone = { clean: "good", wrong: "bad" };
   const words = { clean: "right", wrong: "wrong", "not checked": "" };
   let strings = [];
   let passes = [];
   let verdicts = [];
   let changes = [];
-
-  async function inflate(text) {
-    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return JSON.parse(await new Response(stream).text());
-  }
 
   const node = ([name, op, inputs, outputs, attributes]) => ({
     name: strings[name], op: strings[op], inputs: inputs.map((at) => strings[at]),
@@ -97,11 +91,6 @@
     const content = html("div", "body");
     const facts = html("dl", "facts");
     const fact = (name, ...value) => facts.append(html("div", "", html("dt", "", name), html("dd", "", ...value)));
-    const code = (text) => {
-      const button = html("button", "copy", "copy");
-      button.type = "button";
-      return html("span", "code", html("code", "", text), button);
-    };
     if (change.sided) {
       const picture = change.picture;
       if (picture) content.append(draw(picture));
@@ -134,8 +123,6 @@
     return content;
   }
 
-  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
-
   function line(change) {
     const row = html("details", "row");
     const name = html("span", "name", html("bdi", "", change.node || change.key));
@@ -155,39 +142,22 @@
     const list = find("list");
     const count = find("count");
     const controls = { search: find("search"), pass: find("by-pass"), op: find("by-op"), kind: find("by-kind") };
-    let found = [];
-    let shown = 0;
-
-    const more = () => {
-      const end = Math.min(found.length, shown + SHOWN_AT_ONCE);
-      const part = document.createDocumentFragment();
-      for (; shown < end; shown += 1) part.append(line(found[shown]));
-      list.append(part);
-      button.hidden = shown >= found.length;
-      button.textContent = `Show more (${(found.length - shown).toLocaleString("en")} left)`;
-    };
-    const button = html("button", "more");
-    button.type = "button";
-    button.addEventListener("click", more);
-    list.after(html("p", "", button));
-    new IntersectionObserver((entries) => {
-      if (entries.some((entry) => entry.isIntersecting) && !button.hidden) more();
-    }, { rootMargin: "600px" }).observe(button);
+    const end = html("p");
+    list.after(end);
+    const show = endless(list, end, line, SHOWN_AT_ONCE);
 
     const update = () => {
       const terms = controls.search.value.toLowerCase().split(/\s+/).filter(Boolean);
       const { value: pass } = controls.pass;
       const { value: op } = controls.op;
       const { value: kind } = controls.kind;
-      found = changes.filter((change) =>
+      const found = changes.filter((change) =>
         (pass === "" || change.pass === Number(pass)) && (op === "" || change.ops.has(op)) &&
         (kind === "" || (kind[0] === "k" ? change.kind === Number(kind[1]) : change.verdict === kind.slice(1))) &&
         terms.every((term) => change.text.includes(term)));
       const all = changes.length.toLocaleString("en");
       count.textContent = found.length === changes.length ? `${all} changes` : `${found.length.toLocaleString("en")} of ${all} changes`;
-      shown = 0;
-      list.replaceChildren();
-      more();
+      show(found);
     };
     let timer = 0;
     controls.search.addEventListener("input", () => {
@@ -195,6 +165,7 @@
       timer = setTimeout(update, 90);
     });
     for (const select of [controls.pass, controls.op, controls.kind]) select.addEventListener("change", update);
+    slash(controls.search);
     choices(controls.pass, "all passes", tally(changes.map((c) => c.pass)).map(([at, n]) => [at, `${passes[at]} (${n})`]));
     choices(controls.op, "all operators", tally(changes.flatMap((c) => [...c.ops])).sort((a, b) => b[1] - a[1]).map(([op, n]) => [op, `${op} (${n})`]));
     const has = new Set(changes.flatMap((c) => [`k${c.kind}`, `v${c.verdict}`]));
@@ -251,25 +222,6 @@
     addEventListener("beforeprint", () => {
       for (const card of document.querySelectorAll("details.card")) card.open = true;
     });
-    addEventListener("keydown", (event) => {
-      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName);
-      if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || !list) return;
-      event.preventDefault();
-      list.controls.search.focus();
-    });
-  }
-
-  async function copy(button) {
-    const code = button.parentElement.querySelector("code");
-    try {
-      await navigator.clipboard.writeText(code.textContent);
-      button.textContent = "copied";
-    } catch {
-      // A page that was opened as a file may not write there: leave it selected for the reader to copy.
-      getSelection().selectAllChildren(code);
-      button.textContent = "selected";
-    }
-    setTimeout(() => { button.textContent = "copy"; }, 1500);
   }
 
   let list = null;
