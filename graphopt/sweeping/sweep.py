@@ -98,8 +98,8 @@ def sweep(
     samples: int | None = None,
     special: bool = False,
     runtimes: Sequence[str] = (),
-    atol: float | None = None,
-    rtol: float | None = None,
+    atol: float | Mapping[str, float] | None = None,
+    rtol: float | Mapping[str, float] | None = None,
     provider: str | None = None,
     threads: int | None = None,
     timeout: float | None = None,
@@ -130,8 +130,8 @@ def sweep(
         samples: How many feeds to draw.
         special: Whether to draw one more, with NaN and infinities.
         runtimes: Other runtimes to look at results in.
-        atol: Absolute tolerance.
-        rtol: Relative tolerance.
+        atol: Absolute tolerance; by output name if a mapping.
+        rtol: Relative tolerance; by output name if a mapping.
         provider: The execution provider.
         threads: Threads of a session; 1 by default, as tasks run side by side.
         timeout: Seconds that one pass may take.
