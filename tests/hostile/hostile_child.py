@@ -35,8 +35,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 def _peak() -> Generator[dict[str, int]]:
     """The most resident bytes in the block: of this process, and of the largest of its workers.
 
-    Workers that still live have their own high-water mark, set back at the beginning. Of those that ended, the kernel
-    keeps only the largest of all times: it counts where it grew in the block.
+    Workers that still live have their own high-water mark, set back at the beginning. Of those that ended,
+    the kernel keeps only the largest of all times: it counts where it grew in the block.
     """
     found: dict[str, int] = {}
     this = psutil.Process()
