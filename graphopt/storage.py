@@ -362,6 +362,7 @@ def write_content(path: Path, content: bytes) -> None:
     Raises:
         BadInput: The file cannot be written.
     """
+    _refuse_device(path)
     try:
         with scratch_folder(path.parent, f".{path.name}.") as scratch:
             (scratch / "content").write_bytes(content)
@@ -396,8 +397,24 @@ def check_target(target: Path, kept: Collection[Path]) -> None:
         raise BadInput(f"Cannot write {target}: the folder {folder} does not exist.")
     if target.is_dir():
         raise BadInput(f"Cannot write {target}: it is a folder.")
+    _refuse_device(target)
     if target.resolve() in kept or data_file(target).resolve() in kept:
         raise BadInput(f"Will not write {target}: it is the input model or its data; choose another name.")
+
+
+def _refuse_device(path: Path) -> None:
+    """Refuse what a rename would take from everybody: ``/dev/null``, for whoever may write in ``/dev``.
+
+    Raises:
+        BadInput: It is there, and no file.
+    """
+    try:
+        device = not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return
+    # /dev/stdout is a link, and may lead to a file.
+    if device or (path.is_symlink() and os.readlink(path).startswith("/proc/")):
+        raise BadInput(f"Cannot write {path}: it is a device or pipe; name a file.")
 
 
 def _sync_folder(folder: Path) -> None:

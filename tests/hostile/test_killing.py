@@ -36,76 +36,48 @@ def test_runs_that_are_killed_leave_nothing_or_all(tmp_path: Path) -> None:
     assert any(kill.hit for _, kill in found)
 
 
-# Saves in children of one process, each killed before another of the steps that change a folder.
-_SAVES = """
-import itertools, json, os, shutil, signal, sys
-from pathlib import Path
-import graphopt
-
-out, kept = Path(sys.argv[1]), Path(sys.argv[2])
-former = graphopt.run(sys.argv[3], "exact", check="off", threads=1)
-result = graphopt.run(sys.argv[4], "exact", check="off", **json.loads(sys.argv[5]))
-former.save(out / "o.onnx")
-shutil.copytree(out, kept)
-state = {"left": None}
-
-def watch(event, arguments):
-    if state["left"] is None or event not in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"):
-        return
-    if str(arguments[0]).startswith((str(out), ".o.onnx")) or event != "open":
-        if state["left"] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        state["left"] -= 1
-
-sys.addaudithook(watch)
-
-def content():
-    return {path.name: path.read_bytes().hex() for path in out.iterdir() if path.is_file()}
-
-def save(steps):
-    child = os.fork()
-    if child == 0:
-        state["left"] = steps
-        result.save(out / "o.onnx")
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-found = []
-for steps in itertools.count():
-    code = save(steps)
-    first = content()
-    assert save(None) == 0
-    found.append({"code": code, "first": first, "then": content(), "names": sorted(os.listdir(out))})
-    shutil.rmtree(out)
-    shutil.copytree(kept, out)
-    if code == 0:
-        break
-print(json.dumps({"former": content(), "found": found}))
-"""
-
-
-@pytest.mark.parametrize(
-    ("outside", "options"), [(True, {"threads": 2}), (True, {}), (False, {}), (False, {"threads": 2})]
-)
-def test_a_save_that_is_killed_at_any_step(outside: bool, options: dict[str, int], tmp_path: Path) -> None:
+def _saves(deed: str, outside: bool, options: dict[str, int], folder: Path) -> dict[str, Any]:
+    """What `saves.py` says of a model that replaces another one."""
     harness = _harness()
-    harness.write_model(tmp_path / "a" / "m.onnx", 1, outside)
-    harness.write_model(tmp_path / "b" / "m.onnx", 2, outside)
-    (tmp_path / "out").mkdir()
-    arguments = [str(tmp_path / name) for name in ("out", "kept", "a/m.onnx", "b/m.onnx")]
-    command = [sys.executable, "-W", "ignore", "-c", _SAVES, *arguments, json.dumps(options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    harness.write_model(folder / "a" / "m.onnx", 1, outside)
+    harness.write_model(folder / "b" / "m.onnx", 2, outside)
+    (folder / "out").mkdir()
+    places = [str(folder / name) for name in ("out", "kept", "a/m.onnx", "b/m.onnx")]
+    script = str(Path(__file__).with_name("saves.py"))
+    command = [sys.executable, "-W", "ignore", script, deed, json.dumps(options), *places]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
+    complete = answer["found"][-1]["left"]
+    assert complete != answer["former"]
+    assert "o.onnx" in complete
+    for step, each in enumerate(answer["found"]):
+        assert (each["again"], each["then"], each["names"]) == (0, complete, sorted(complete)), step
+    return answer
+
+
+SAVED = [(True, {"threads": 2}), (True, {}), (False, {}), (False, {"threads": 2})]
+
+
+@pytest.mark.parametrize(("outside", "options"), SAVED)
+def test_a_save_that_is_killed_at_any_step(outside: bool, options: dict[str, int], tmp_path: Path) -> None:
+    answer = _saves("kill", outside, options, tmp_path)
     *killed, last = answer["found"]
-    complete = last["first"]
     assert (last["code"], {each["code"] for each in killed}) == (0, {-9})
     assert len(killed) > 5
-    assert complete != answer["former"]
     for step, each in enumerate(killed):
-        assert "o.onnx" not in each["first"] or each["first"] in (answer["former"], complete), step
-        assert each["then"] == complete, step
-        assert each["names"] == sorted(complete), step
-    assert any(each["first"] == answer["former"] for each in killed)
+        assert "o.onnx" not in each["left"] or each["left"] in (answer["former"], last["left"]), step
+    assert any(each["left"] == answer["former"] for each in killed)
+
+
+@pytest.mark.parametrize(("outside", "options"), SAVED[:2])
+def test_a_folder_that_vanishes_at_any_step(outside: bool, options: dict[str, int], tmp_path: Path) -> None:
+    *robbed, _ = _saves("vanish", outside, options, tmp_path)["found"]
+    assert robbed[0]["code"] == 2
+    assert len(robbed) > 5
+    for step, each in enumerate(robbed):
+        assert each["code"] in (0, 2), step
+        assert each["left"] is None, step
 
 
 def test_only_folders_that_nobody_holds_are_removed(tmp_path: Path) -> None:
