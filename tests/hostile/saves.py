@@ -1,7 +1,7 @@
 """Saves a result again and again, and does harm before another of the steps that change a folder each time.
 
-``saves.py kill|vanish OPTIONS OUT KEPT FORMER SOURCE``: FORMER and SOURCE are models, OPTIONS those of the run
-of the second one in JSON. Each save is made by a child over what the first one left in the folder OUT.
+``saves.py kill|vanish OPTIONS OUT KEPT FORMER SOURCE``: FORMER and SOURCE are models, OPTIONS those of the
+run of the second one in JSON. Each save is made by a child over what the first one left in the folder OUT.
 Prints, in JSON, what OUT held then, and after another save that nothing disturbs.
 """
 
