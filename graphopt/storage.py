@@ -39,11 +39,18 @@ def data_file(path: Path) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal."""
+    """The SHA-256 of a file, as hexadecimal.
+
+    Raises:
+        BadInput: It cannot be read, or no longer.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise BadInput(f"Cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()
 
 
