@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import onnx
 import onnx.checker
-import onnx.shape_inference
 
 from graphopt.model import Model
 from graphopt.numerics.signature import Promise, signature_faults
