@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all suites hostile test-oldest test-newest lint types contracts check benchmark reference drawings docs clean
+.PHONY: demo test test-all suites hostile kills test-oldest test-newest lint types contracts check benchmark reference drawings docs clean
 
 # The constraints pin what was tested; PyTorch is installed first so that its CPU build is kept.
 .venv/dev: pyproject.toml constraints.txt
@@ -54,6 +54,11 @@ suites: .venv/dev .venv/peers
 HOSTILE ?= 10000
 hostile: .venv/dev
 	$(BIN)/python tests/hostile/hostile.py --count $(HOSTILE)
+
+# Runs killed with signal 9 at random moments; CI takes a sample.
+KILLS ?= 50
+kills: .venv/dev
+	$(BIN)/python tests/hostile/killing.py --hits $(KILLS)
 
 # A sample with the oldest versions that pyproject.toml names; and all with the newest.
 test-oldest test-newest: .venv/dev

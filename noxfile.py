@@ -39,6 +39,6 @@ def oldest(session: nox.Session) -> None:
 @nox.session
 def newest(session: nox.Session) -> None:
     """All quick tests with the newest version of each dependency and tool."""
-    session.install("--upgrade", "-e", ".[peers,openvino]", *_TOOLS)
+    session.install("--upgrade", "-e", ".[peers,openvino,images]", "pip", "hatchling", *_TOOLS)
     session.run("graphopt", "doctor")
     session.run("pytest", "-q", "-m", "not slow", *(session.posargs or ["tests"]))

@@ -7,10 +7,11 @@ import hashlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Union
 
 import google.protobuf.message
@@ -267,7 +268,13 @@ class Model:
         """Whether any weight lies in another file."""
         return self._outside
 
-    def save(self, path: str | Path, *, source: Path | None = None) -> SavedFile:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        source: Path | None = None,
+        beside: Mapping[Path, bytes | None] = MappingProxyType({}),
+    ) -> SavedFile:
         """Write the model, all of it or nothing: temporary file, fsync, rename.
 
         Weights go to ``NAME.data`` beside it where they lay outside before or exceed 2 GB.
@@ -275,13 +282,15 @@ class Model:
         Args:
             path: The file to write; replaced if it exists.
             source: A file that must not be overwritten, beside the one this model was loaded from.
+            beside: Files of the same folder that belong to the model, with their content, so that at no
+                moment it stands beside those of another; None for one that must not be there.
 
         Raises:
             BadInput: The folder is missing or not writable, or the file is the source or its data.
         """
         target = Path(path)
         kept = self.files if source is None else self.files | {source.resolve()}
-        return save_atomically(self._parts(data_file(target)), target, kept)
+        return save_atomically(self._parts(data_file(target)), target, kept, beside)
 
     def write(self, path: Path, *, linked: bool = False) -> None:
         """Write the model into a scratch folder, external data beside it; not atomic.

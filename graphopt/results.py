@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 import tempfile
@@ -15,7 +14,7 @@ import numpy as np
 
 from graphopt import __version__
 from graphopt.deployment.portability import ties_of
-from graphopt.deployment.sessionfile import session_file, write_session_file
+from graphopt.deployment.sessionfile import session_content, session_file
 from graphopt.errors import BadInput, GraphoptError
 from graphopt.model import Model
 from graphopt.numerics.ortformat import SUFFIX, when_loaded
@@ -35,7 +34,7 @@ from graphopt.record.data import (
     worst,
 )
 from graphopt.rewrite.gate import Skip
-from graphopt.storage import SavedFile, check_target, write_content
+from graphopt.storage import SavedFile, save_atomically
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -97,19 +96,20 @@ class Result:
         """
         if not self.ok:
             raise CheckFailed("The model is not saved: a check failed.", self)
-        self._check_suffix(Path(path))
+        target = Path(path)
+        self._check_suffix(target)
+        # One of an earlier run would be taken for that of this model.
+        settings = None if self.settings == PLAIN else session_content(target, self.settings)
+        beside = {session_file(target): settings}
         if self.packed is None:
-            saved = self.model.save(path, source=self._source)
+            saved = self.model.save(target, source=self._source, beside=beside)
         else:
-            check_target(Path(path), self.model.files)
-            write_content(Path(path), self.packed)
-            digest = hashlib.sha256(self.packed).hexdigest()
-            saved = SavedFile(Path(path).resolve(), len(self.packed), digest)
+            saved = save_atomically([[self.packed]], target, self.model.files, beside)
         if self.record.result is not None:
             self.record.result.path = str(path)
             self.record.result.sha256 = saved.sha256
             self.record.result.file_bytes = saved.size
-        self._save_beside(Path(path))
+        self._save_pipeline(target)
         return saved
 
     def _check_suffix(self, path: Path) -> None:
@@ -120,13 +120,8 @@ class Result:
                 " graphopt.run."
             )
 
-    def _save_beside(self, path: Path) -> None:
-        """Write what the model needs to be loaded, and what makes it again, next to it."""
-        if self.settings != PLAIN:
-            write_session_file(path, self.settings)
-        else:
-            # One of an earlier run would be taken for that of this model.
-            session_file(path).unlink(missing_ok=True)
+    def _save_pipeline(self, path: Path) -> None:
+        """Write what makes the model again next to it, where something was left out."""
         if self.record.culprits and self.pipeline is not None:
             lines = [f"What 'graphopt run --on-failure heal' found right for {self.record.source.path}."]
             for culprit in self.record.culprits:

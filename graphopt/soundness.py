@@ -6,10 +6,21 @@ import math
 from collections.abc import Iterable
 
 import onnx
+import onnx.checker
+import onnx.shape_inference
 import onnx_ir as ir
 
 from graphopt.errors import BadInput
 from graphopt.messages import tensors
+
+REFUSALS = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    ValueError,
+    IndexError,
+    RuntimeError,
+)
+"""What onnx's checker and inference raise: of some models, as of a ZipMap without labels, what C++ threw."""
 
 _MOST_RANK = 64
 _MOST_ELEMENTS = 1 << 62

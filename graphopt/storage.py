@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import google.protobuf.message
@@ -37,11 +39,18 @@ def data_file(path: Path) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal."""
+    """The SHA-256 of a file, as hexadecimal.
+
+    Raises:
+        BadInput: It cannot be read, or no longer.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise BadInput(f"Cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()
 
 
@@ -254,13 +263,20 @@ def _joined(pieces: Iterable[mapped.Buffer]) -> Iterator[mapped.Buffer]:
         yield bytes(small)
 
 
-def save_atomically(parts: Iterable[Any], target: Path, kept: Collection[Path]) -> SavedFile:
+def save_atomically(
+    parts: Iterable[Any],
+    target: Path,
+    kept: Collection[Path],
+    beside: Mapping[Path, bytes | None] = MappingProxyType({}),
+) -> SavedFile:
     """Write model and data under temporary names in the target's folder, then rename them.
 
     Args:
         parts: As `write_files` takes them.
         target: The model file.
         kept: Files that must not be replaced.
+        beside: What else belongs to the model, in files of the same folder; None for one that must not be
+            there.
 
     Raises:
         BadInput: The folder is missing or cannot be written, or the target is one of ``kept``.
@@ -271,34 +287,71 @@ def save_atomically(parts: Iterable[Any], target: Path, kept: Collection[Path]) 
         with scratch_folder(target.parent, f".{target.name}.") as scratch:
             model_part, data_part = scratch / "model", scratch / "data"
             size, digest = write_files(parts, model_part, data_part, durable=True)
-            if data_part.exists():
-                _replace_both(model_part, target, data_part, data)
-            else:
-                os.replace(model_part, target)
+            others: dict[Path, Path | None] = {data: data_part} if data_part.exists() else {}
+            for number, (file, content) in enumerate(beside.items()):
+                if not _holds(file, content):
+                    others[file] = None if content is None else _written(scratch / f"beside{number}", content)
+            _put_in_place(model_part, target, others, scratch)
             _sync_folder(target.parent)
     except OSError as error:
         raise BadInput(f"Cannot write {target}: {error.strerror or error}") from error
     return SavedFile(target.resolve(), size, digest)
 
 
-def _replace_both(model_part: Path, target: Path, data_part: Path, data: Path) -> None:
-    """Put a model and its data in place, so that at no moment a model stands beside the data of another.
-
-    No system renames two files at once. Where an older model may read the data that is about to be
-    replaced, it goes first: who is interrupted here is left without a model rather than with a wrong one.
-    """
-    aside = model_part.with_name("former")
-    if data.exists() and target.exists():
-        os.replace(target, aside)
-        _sync_folder(target.parent)
+def _holds(file: Path, content: bytes | None) -> bool:
     try:
-        os.replace(data_part, data)
-    except OSError:
-        if aside.exists():
-            os.replace(aside, target)
+        return file.read_bytes() == content
+    except FileNotFoundError:
+        return content is None
+
+
+def _written(path: Path, content: bytes) -> Path:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return path
+
+
+def _put_in_place(model_part: Path, target: Path, others: Mapping[Path, Path | None], scratch: Path) -> None:
+    """Put a model and what belongs to it in place, so that at no moment it stands beside what is another's.
+
+    No system renames two files at once. Where what an older model needs is about to be replaced, that model
+    goes first and the new one comes last: who is killed in between is left without a model rather than with a
+    wrong one. Where a step is refused or interrupted, all is as it was.
+
+    Args:
+        model_part: The new model.
+        target: Its place.
+        others: The places of what belongs to it, with the new files; None for what must not be there.
+        scratch: A folder on the same disk, for what was there before.
+    """
+    for file in (target, *others):
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    formers: dict[Path, Path] = {}
+    try:
+        for file in (target, *others) if others else ():
+            if os.path.lexists(file):
+                formers[file] = scratch / f"former{len(formers)}"
+                os.replace(file, formers[file])
+                _sync_folder(target.parent)
+        for file, part in others.items():
+            if part is not None:
+                os.replace(part, file)
+        if others:
+            _sync_folder(target.parent)
+        os.replace(model_part, target)
+    except BaseException:
+        # An interrupt may come after any step, the last one too.
+        if model_part.exists():
+            for file, part in others.items():
+                if part is not None and not part.exists():
+                    file.unlink(missing_ok=True)
+            for file, former in reversed(formers.items()):
+                if os.path.lexists(former):
+                    os.replace(former, file)
         raise
-    _sync_folder(target.parent)
-    os.replace(model_part, target)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -316,6 +369,7 @@ def write_content(path: Path, content: bytes) -> None:
     Raises:
         BadInput: The file cannot be written.
     """
+    _refuse_device(path)
     try:
         with scratch_folder(path.parent, f".{path.name}.") as scratch:
             (scratch / "content").write_bytes(content)
@@ -350,8 +404,24 @@ def check_target(target: Path, kept: Collection[Path]) -> None:
         raise BadInput(f"Cannot write {target}: the folder {folder} does not exist.")
     if target.is_dir():
         raise BadInput(f"Cannot write {target}: it is a folder.")
+    _refuse_device(target)
     if target.resolve() in kept or data_file(target).resolve() in kept:
         raise BadInput(f"Will not write {target}: it is the input model or its data; choose another name.")
+
+
+def _refuse_device(path: Path) -> None:
+    """Refuse what a rename would take from everybody: ``/dev/null``, for whoever may write in ``/dev``.
+
+    Raises:
+        BadInput: It is there, and no file.
+    """
+    try:
+        device = not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return
+    # /dev/stdout is a link, and may lead to a file.
+    if device or (path.is_symlink() and os.readlink(path).startswith("/proc/")):
+        raise BadInput(f"Cannot write {path}: it is a device or pipe; name a file.")
 
 
 def _sync_folder(folder: Path) -> None:

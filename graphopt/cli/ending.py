@@ -19,10 +19,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from graphopt.leftovers import make_held, remove_pending, remove_stale
+
 INTERRUPTED = 130
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-_SUFFIX = ".run"
-_YOUNG_SECONDS = 60
+_PREFIX, _SUFFIX = "graphopt-", ".run"
 _PATIENCE_SECONDS = 0.3
 
 _once = threading.Lock()
@@ -39,11 +40,10 @@ def orderly() -> Generator[None]:
     """
     _catch_signals()
     outer = tempfile.gettempdir()
-    _remove_stale(Path(outer))
-    folder = Path(outer) / f"graphopt-{secrets.token_hex(3)}{_SUFFIX}"
+    remove_stale(Path(outer), _PREFIX, _SUFFIX, digits=6)
+    folder = Path(outer) / f"{_PREFIX}{secrets.token_hex(3)}{_SUFFIX}"
     _folders.append(folder)
-    folder.mkdir(mode=0o700)
-    held = _lock(folder)
+    held = make_held(folder)
     variable = os.environ.get("TMPDIR")
     _outer.append(outer)
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
@@ -108,8 +108,7 @@ def _end(number: int = 0, frame: FrameType | None = None) -> None:
     with suppress(OSError):
         os.write(2, back + b"graphopt: interrupted\n")
     _close_workers(kill=True)
-    if "graphopt.leftovers" in sys.modules:
-        sys.modules["graphopt.leftovers"].remove_pending()
+    remove_pending()
     for folder in _folders:
         _remove(folder)
     os._exit(INTERRUPTED)
@@ -126,30 +125,3 @@ def _close_workers(*, kill: bool = False) -> None:
     module = sys.modules.get("graphopt.pipeline.worker")
     if module is not None:
         (module.kill_all if kill else module.close_shared)()
-
-
-def _lock(folder: Path) -> int | None:
-    """Hold a folder as long as the process lives; None where it is held, or the system has no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
-
-
-def _remove_stale(outer: Path) -> None:
-    for folder in outer.glob(f"graphopt-??????{_SUFFIX}"):
-        with suppress(OSError):
-            state = folder.lstat()
-            if state.st_uid != os.getuid() or time.time() - state.st_mtime < _YOUNG_SECONDS:
-                continue
-            held = _lock(folder)
-            if held is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(held)

@@ -10,7 +10,6 @@ import msgspec
 from graphopt.deployment.lines import cpp_lines, python_lines
 from graphopt.errors import BadInput
 from graphopt.pipeline.settings import SessionSettings
-from graphopt.storage import write_text
 
 SCHEMA: Literal["graphopt.session/1"] = "graphopt.session/1"
 
@@ -40,11 +39,12 @@ def session_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.session.json")
 
 
-def write_session_file(path: Path, settings: SessionSettings) -> None:
-    """Write the file for the model at ``path``.
+def session_content(path: Path, settings: SessionSettings) -> bytes:
+    """What the file of a model says.
 
-    Raises:
-        BadInput: It cannot be written.
+    Args:
+        path: The model.
+        settings: What it is loaded with.
     """
     content = SessionFile(
         settings.entries,
@@ -53,8 +53,7 @@ def write_session_file(path: Path, settings: SessionSettings) -> None:
         python=python_lines(path.name, settings),
         cpp=cpp_lines(path.name, settings),
     )
-    text = msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
-    write_text(session_file(path), f"{text}\n")
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
 def read_session_file(path: Path) -> SessionSettings:

@@ -14,6 +14,8 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 
+from graphopt.soundness import REFUSALS
+
 Array: TypeAlias = np.ndarray[Any, Any]
 DType: TypeAlias = np.dtype[Any]
 
@@ -234,7 +236,7 @@ class Draft:
             return onnx.shape_inference.infer_node_outputs(
                 schema, node, {value.name: value.type for value in inputs}, contents, opset_imports=imports
             )
-        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
+        except REFUSALS:
             return {}
 
 

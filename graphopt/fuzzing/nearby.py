@@ -11,6 +11,7 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from graphopt.messages import graph_protos
+from graphopt.soundness import REFUSALS
 
 _PAIRS = (
     *(("Add", "Sub"), ("Mul", "Div"), ("Add", "Mul"), ("Sub", "Div"), ("Max", "Min"), ("Relu", "Sigmoid")),
@@ -177,6 +178,6 @@ def _inferred_anew(model: onnx.ModelProto) -> bool:
                 info.type.tensor_type.ClearField("shape")
     try:
         model.CopyFrom(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
-    except onnx.shape_inference.InferenceError:
+    except REFUSALS:
         return False
     return True

@@ -59,7 +59,7 @@ class DiskCache:
         target = self._root / key[:2] / key
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with scratch_folder(self._root, ".new-") as scratch:
+            with scratch_folder(self._root, ".new-", young=_GRACE_SECONDS) as scratch:
                 shutil.copytree(folder, scratch, dirs_exist_ok=True)
                 (scratch / _DONE).touch()
                 if target.exists():

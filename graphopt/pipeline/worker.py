@@ -20,9 +20,11 @@ import tempfile
 import threading
 import time
 import weakref
+from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import psutil
@@ -190,16 +192,12 @@ class Worker:
         # A folder of the name of a package in the working directory is not that package.
         environment["PYTHONSAFEPATH"] = "1"
         with Listener(address, authkey=key) as listener:
-            self._process = subprocess.Popen(
+            self._process = _started(
                 [
                     *(sys.executable, "-m", "graphopt.pipeline.child"),
                     *(str(address or listener.address).replace("\0", "@", 1), str(self._output)),
                 ],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
+                environment,
             )
             self._connection = self._accept(listener)
 
@@ -270,6 +268,46 @@ class Worker:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._connection, self._process, self._output, self._folder = None, None, None, None
+
+
+_Order = tuple[list[str], dict[str, str], "Future[subprocess.Popen[bytes]]"]
+_orders: SimpleQueue[_Order] = SimpleQueue()
+_starter: threading.Thread | None = None
+_starter_lock = threading.Lock()
+
+
+def _started(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process from a thread that lives as long as this process.
+
+    On Linux, a process that asks to be killed with its parent is killed with the *thread* that started it: of
+    a caller whose threads come and go, workers would seem to crash.
+    """
+    global _starter
+    with _starter_lock:
+        if _starter is None or not _starter.is_alive():  # a fork has no threads of its parent
+            _starter = threading.Thread(target=_start_ordered, daemon=True)
+            _starter.start()
+    order: Future[subprocess.Popen[bytes]] = Future()
+    _orders.put((command, environment, order))
+    return order.result()
+
+
+def _start_ordered() -> None:
+    while True:
+        command, environment, order = _orders.get()
+        try:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except BaseException as error:
+            order.set_exception(error)
+        else:
+            order.set_result(process)
 
 
 _all: weakref.WeakSet[Worker] = weakref.WeakSet()

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import onnx
 import onnx.checker
-import onnx.shape_inference
 
 from graphopt.model import Model
 from graphopt.numerics.signature import Promise, signature_faults
 from graphopt.properties.feeding import Fed
 from graphopt.rewrite.passes import Signature
+from graphopt.soundness import REFUSALS
 
 NOT_IDEMPOTENT = "not idempotent"
 
@@ -44,7 +44,7 @@ def invalid(model: onnx.ModelProto) -> str:
     """What `onnx.checker` with strict shape inference has against a model; empty for nothing."""
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except REFUSALS as error:
         return " ".join(str(error).split())[:300]
     return ""
 

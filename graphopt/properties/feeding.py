@@ -18,6 +18,7 @@ from graphopt.numerics.feeding.generate import Distribution
 from graphopt.numerics.feeding.sizes import resolve, shapes_of
 from graphopt.numerics.feeding.specs import ValueSpec
 from graphopt.properties.served import Run
+from graphopt.soundness import REFUSALS
 
 EXACTING: tuple[Distribution, ...] = ("normal", "special", "wide", "sparse")
 """For what must be equal bit for bit: NaN, infinities and zeros of both signs among others."""
@@ -230,7 +231,7 @@ def _is_meant(model: onnx.ModelProto, arrays: Mapping[str, Any]) -> bool:
 def _inference_problem(model: onnx.ModelProto) -> bool:
     try:
         onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError:
+    except REFUSALS:
         return True
     return False
 

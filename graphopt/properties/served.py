@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import onnx.reference
+from onnx.reference.op_run import OpRun
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from graphopt.messages import graph_protos
@@ -81,10 +82,19 @@ def _make(content: bytes, engine: Engine) -> Any:
     if engine == "reference":
         model = onnx.ModelProto.FromString(content)
         _refuse_untrue(model)
-        return onnx.reference.ReferenceEvaluator(model)
+        return onnx.reference.ReferenceEvaluator(model, new_ops=[Relu])
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         Path(file.name).write_bytes(content)
         return make(SessionSpec(file.name, level="disable", threads=1))
+
+
+class Relu(OpRun):
+    """As the reference evaluator's Clip and ONNX Runtime have it, -0 stays -0; its own Relu makes it 0."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any]]:
+        return (np.where(x < 0, np.zeros((), x.dtype), x),)
 
 
 def _refuse_untrue(model: onnx.ModelProto) -> None:

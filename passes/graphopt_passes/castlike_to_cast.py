@@ -55,11 +55,15 @@ class CastlikeToCast(RewritePass[TypedCast]):
 
     def rewrite(self, match: TypedCast, rw: Rewriter) -> None:
         # Every attribute of a CastLike is one of the Cast of that opset too, with the same default.
+        attributes = {**match.node.attributes, "to": int(match.dtype)}
+        if match.dtype != ir.DataType.FLOAT8E8M0:
+            # It applies to no other type, and ONNX Runtime refuses a Cast that says it all the same.
+            attributes.pop("round_mode", None)
         cast = rw.op(
             "Cast",
             [match.node.inputs[0]],
             role="cast",
-            attributes={**match.node.attributes, "to": int(match.dtype)},
+            attributes=attributes,
             like=match.node.outputs[0],
         )
         rw.replace(match.node.outputs[0], cast)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import Declined, Numerics, RewritePass, Rewriter, facts
-from graphopt_passes._noop_shapes import operand
+from graphopt_passes._noop_shapes import operand, size_of
 
 _KEEPING_ZERO = (
     "Expand",
@@ -49,7 +49,7 @@ class DropInitialState(RewritePass[Stateless]):
         six nodes and more for each layer.
 
     When it does not apply:
-        Where the state is not provably +0 everywhere.
+        Where the state is not provably +0 everywhere, or known to be of another size than the sequence.
 
     Numerics:
         Exact.
@@ -69,6 +69,8 @@ class DropInitialState(RewritePass[Stateless]):
         zeros = tuple(index for index in states if _is_zero(operand(node, index)))
         if not zeros:
             return Declined("the initial state is not zero")
+        if any(_contradicts(operand(node, index), node) for index in zeros):
+            return Declined("the initial state does not fit the sequence")
         if any(facts.is_observed(value) and not value.is_graph_output() for value in node.outputs):
             return Declined("a subgraph returns the result by name")
         return Stateless(node, zeros)
@@ -91,6 +93,33 @@ class DropInitialState(RewritePass[Stateless]):
         for old, new in zip(node.outputs, made, strict=False):
             if old.name and (facts.use_count(old) or facts.is_observed(old)):
                 rw.replace(old, new)
+
+
+def _contradicts(state: ir.Value | None, node: ir.Node) -> bool:
+    """Whether a state is known to have another shape than is taken when it is left out.
+
+    ONNX Runtime refuses such a model; onnx's reference evaluator gives the result the size of the state.
+    """
+    found = _shape(state)
+    if found is None:
+        return False
+    directions = 2 if facts.attribute(node, "direction", "forward") == "bidirectional" else 1
+    batch_first = bool(facts.attribute(node, "layout", 0))
+    batch = size_of(operand(node, 0), 0 if batch_first else 1)
+    hidden = size_of(operand(node, 2), 2)
+    taken = (batch, directions, hidden) if batch_first else (directions, batch, hidden)
+    pairs = zip(found, taken, strict=False)
+    return len(found) != len(taken) or any(
+        isinstance(size, int) and isinstance(other, int) and size != other for size, other in pairs
+    )
+
+
+def _shape(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
+    found = facts.shape(value)
+    node = None if value is None else value.producer()
+    if found is None and facts.is_op(node, "ConstantOfShape"):
+        return facts.ints(node.inputs[0])
+    return found
 
 
 def _is_zero(value: ir.Value | None) -> bool:

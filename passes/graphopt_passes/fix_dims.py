@@ -172,10 +172,12 @@ def _inferred(frozen: onnx.ModelProto, symbolic: onnx.ModelProto) -> onnx.ModelP
     infer = onnx.shape_inference.infer_shapes
     try:
         return infer(frozen, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
         reason = " ".join(str(error).replace("[ShapeInferenceError]", "").split())[:300]
     try:
         infer(symbolic, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError:
         return infer(frozen, data_prop=True)
+    except ValueError:
+        return frozen  # of an operator of another domain that lacks an attribute, whatever the mode
     raise BadInput(f"Pass 'fix-dims': the model does not take these sizes: {reason}")

@@ -13,6 +13,8 @@ import onnx.parser
 import psutil
 import pytest
 
+from graphopt.leftovers import make_held
+
 PLUGIN = Path(__file__).parents[1] / "misbehaving.py"
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
     g (float[2] x) => (float[2] y) { a = Identity(x)  y = Relu(a) }"""
@@ -71,13 +73,14 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     process.communicate()
     stale, held = tmp_path / "tmp" / "graphopt-0123ab.run", tmp_path / "tmp" / "graphopt-4567cd.run"
     stale.mkdir()
-    held.mkdir()
     (stale / "weights").write_bytes(bytes(8))
-    os.utime(stale, (0, 0))  # held by nobody, and old; the other may just have been made
+    lock = make_held(held)
+    assert lock is not None
     command = [sys.executable, "-m", "graphopt", "passes"]
     subprocess.run(
         command, env={**os.environ, "TMPDIR": str(tmp_path / "tmp")}, check=True, capture_output=True
     )
+    os.close(lock)
     assert [path.name for path in (tmp_path / "tmp").iterdir()] == [held.name]
 
 

@@ -14,7 +14,7 @@ import onnx.parser
 import pytest
 
 from graphopt.deployment.benchscript import write_bench_script
-from graphopt.deployment.sessionfile import write_session_file
+from graphopt.deployment.sessionfile import session_content, session_file
 from graphopt.errors import BadInput
 from graphopt.pipeline.settings import PLAIN, SessionSettings
 
@@ -92,10 +92,14 @@ def test_it_takes_data_and_the_settings_beside_a_model(script: Path, tmp_path: P
     feeds: Any = {**FEEDS, "s": np.array("text")}
     np.savez(tmp_path / "feeds.npz", **feeds)
     source = tmp_path / "source.onnx"
-    write_session_file(source, SessionSettings(level="basic", dims=(("N", 3),)))
+    session_file(source).write_bytes(
+        session_content(source, SessionSettings(level="basic", dims=(("N", 3),)))
+    )
     rows = measured(script, "--feeds", str(tmp_path / "feeds.npz"), str(source))
     assert [row["model"] for row in rows] == ["source.onnx"]
-    write_session_file(source, SessionSettings(providers=("NoExecutionProvider",)))
+    session_file(source).write_bytes(
+        session_content(source, SessionSettings(providers=("NoExecutionProvider",)))
+    )
     done = ran(script, str(source))
     assert done.returncode == 1
     assert "has no NoExecutionProvider here" in done.stderr

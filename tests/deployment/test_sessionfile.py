@@ -11,8 +11,8 @@ from graphopt.deployment.lines import cpp_lines, python_lines
 from graphopt.deployment.sessionfile import (
     SessionFile,
     read_session_file,
+    session_content,
     session_file,
-    write_session_file,
 )
 from graphopt.errors import BadInput
 from graphopt.pipeline.settings import PLAIN, SessionSettings
@@ -22,7 +22,7 @@ SETTINGS = SessionSettings(threads=2, spinning=False, disabled=("Pad_Fusion",), 
 
 def test_it_says_all_that_a_model_is_loaded_with(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    write_session_file(path, SETTINGS)
+    session_file(path).write_bytes(session_content(path, SETTINGS))
     content = json.loads(session_file(path).read_text())
     assert content == {
         "session_config": SETTINGS.entries,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
@@ -250,6 +251,16 @@ def test_real_models_are_cut_and_mutated(tmp_path: Path) -> None:
     (found,) = done.findings
     assert len(found.model.graph.node) == 2
     assert not attack(FoldConvBn, models=(path,), count=20).findings
+
+
+def test_what_onnx_raises_of_a_model_is_a_reason(tmp_path: Path) -> None:
+    # Of a ZipMap without labels its inference raises ValueError.
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 1]>
+        g (float[N,3] x) => (seq(map(int64, float)) y) { a = Identity(x)  y = ai.onnx.ml.ZipMap(a) }""")
+    assert "data type 0" in invalid(model)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    assert cli(["fuzz", "eliminate-identity", "--models", str(path), "-n", "6"]) == 0
 
 
 def test_the_command_prints_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

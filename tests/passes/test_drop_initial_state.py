@@ -76,5 +76,17 @@ def test_other_states_stay(before: str, state: str) -> None:
     assert_declines(STEP, net("GRU", before, state, **THREE))
 
 
+@pytest.mark.parametrize("infer", [True, False])
+@pytest.mark.parametrize("dims", [(1, 0, 3), (1, 2, 3), (2, 1, 3), (1, 1, 4), (1, 3)])
+def test_a_state_that_does_not_fit_is_left(dims: tuple[int, ...], infer: bool) -> None:
+    source = net("GRU", "s = ConstantOfShape(size)", "s", size=np.array(dims))
+    source.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+    del source.graph.value_info[:]
+    assert_declines(STEP, onnx.shape_inference.infer_shapes(source) if infer else source)
+    fitting = net("GRU", "s = ConstantOfShape(size)", "s", size=np.array((1, 1, 3)))
+    fitting.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+    assert_rewrites(STEP, fitting, applied=1)
+
+
 def test_its_own_example() -> None:
     assert_example(DropInitialState)

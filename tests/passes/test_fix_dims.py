@@ -183,6 +183,13 @@ g (bool c, float[N] x, float[3] z) => (float[N] y, float[3] w) { y = local.f(c, 
 }"""
 
 
+def test_a_model_whose_shapes_nobody_infers_is_frozen_all_the_same() -> None:
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 1]>
+        g (float[N,3] x) => (seq(map(int64, float)) y) { a = Identity(x)  y = ai.onnx.ml.ZipMap(a) }""")
+    after = FixDims(dims={"N": 2}).transform(to_proto(model), frozenset())
+    assert shape(after.graph.input[0]) == "x[2,3]"
+
+
 def test_a_function_has_its_own_names() -> None:
     source = proto(FUNCTION)
     after = fixed(source, {"N": 2})

@@ -97,3 +97,14 @@ def test_the_sign_of_a_zero_is_what_the_runtime_makes_of_it() -> None:
     proof = Prover(STEP).prove(model, feeds=[feeds])
     assert proof.applied.rewrites == 1
     assert proof.fault is None
+
+
+def test_the_sign_of_a_zero_is_the_same_where_the_runtime_refuses_the_model() -> None:
+    # ONNX Runtime takes no bound with an axis, so that onnx's reference evaluator judges alone.
+    model = net("t = Relu(x) y = Clip(t, a, b) k = Clip(h, c)", more=", float[2] k", a=-1, b=6, c=0)
+    model.graph.initializer[-1].dims[:] = [1]
+    model.graph.input.add(name="h").type.CopyFrom(model.graph.output[1].type)
+    feeds = {"x": np.full((3, 4), -0.0, np.float32), "h": np.ones(2, np.float32)}
+    proof = Prover(STEP).prove(model, feeds=[feeds])
+    assert (proof.applied.rewrites, proof.unfit) == (1, "")
+    assert proof.fault is None

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from graphopt.pipeline.worker import Worker
+from graphopt.pipeline.worker import Reply, Worker
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,25 @@ def test_a_killed_parent_takes_it_along(tmp_path: Path) -> None:
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the worker outlives its parent"
         time.sleep(0.05)
+
+
+def test_it_outlives_the_thread_that_first_called_it(worker: Worker) -> None:
+    replies: list[Reply] = []
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: replies.append(worker.call("os:getpid")))
+        thread.start()
+        thread.join()
+    assert {(reply.status, reply.value) for reply in replies} == {("ok", worker.pid)}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_fork_starts_workers_of_its_own() -> None:
+    script = (
+        "import os; from graphopt.pipeline.worker import Worker; Worker().call('os:getpid');"
+        "child = os.fork(); code = 0 if Worker().call('os:getpid').status == 'ok' else 1;"
+        "os._exit(code if not child else code or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_closing_ends_the_process() -> None:

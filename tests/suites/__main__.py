@@ -82,8 +82,13 @@ def _nodes(given: argparse.Namespace) -> int:
 
 
 def _files(path: Path) -> list[Path]:
-    found = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
-    return [each for each in found if each.stat().st_size <= _LARGEST and _is_whole(each)]
+    given = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+    found = [each for each in given if each.stat().st_size <= _LARGEST and _is_whole(each)]
+    if not found:
+        raise SystemExit(
+            f"{path} has no model to mutate: none of at most {_LARGEST} bytes, with its weights in it."
+        )
+    return found
 
 
 def _is_whole(path: Path) -> bool:

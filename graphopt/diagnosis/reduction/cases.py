@@ -12,6 +12,7 @@ import onnx.checker
 import onnx.shape_inference
 
 from graphopt.numerics.values import Array, digest
+from graphopt.soundness import REFUSALS
 
 T = TypeVar("T")
 
@@ -115,7 +116,7 @@ def is_sound(model: onnx.ModelProto) -> bool:
     """Whether `onnx.checker` with strict shape inference has nothing against a model."""
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+    except REFUSALS:
         return False
     return True
 

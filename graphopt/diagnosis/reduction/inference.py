@@ -10,13 +10,14 @@ import onnx.shape_inference
 from graphopt.diagnosis.reduction.cases import Case
 from graphopt.messages import graph_protos
 from graphopt.numerics.values import Array
+from graphopt.soundness import REFUSALS
 
 
 def infer(model: onnx.ModelProto, names: Collection[str]) -> dict[str, onnx.TypeProto]:
     """The types of values as shape inference finds them; those that it does not find are left out."""
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except onnx.shape_inference.InferenceError:
+    except REFUSALS:
         return {}
     infos = (*inferred.value_info, *inferred.output)
     return {i.name: i.type for i in infos if i.name in names and i.type.WhichOneof("value") is not None}
@@ -47,7 +48,7 @@ def typed(model: onnx.ModelProto, feeds: dict[str, Array]) -> Case | None:
         info.ClearField("type")
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except onnx.shape_inference.InferenceError:
+    except REFUSALS:
         return None
     for info, found in zip(model.graph.output, inferred.graph.output, strict=True):
         info.type.CopyFrom(found.type)
