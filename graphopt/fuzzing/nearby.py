@@ -88,6 +88,9 @@ def turned_operands(model: onnx.ModelProto, rng: random.Random) -> bool:
         return False
     node = rng.choice(found)
     node.input[0], node.input[1] = node.input[1], node.input[0]
+    # What was known of shapes may be wrong now, also where nothing can tell before more is constant.
+    for graph in graph_protos(model.graph):
+        del graph.value_info[:]
     return True
 
 

@@ -117,6 +117,7 @@ def establish(
     skip: Mapping[str, str] = {}
     if operators & _RANDOM or not _is_as_seen(plan, outputs, seen):
         skip = _unrepeatable(spec, plan, outputs, runtime, label)
+    skip = {**skip, **_without_value(source, outputs)}
     return Reference(
         label,
         spec,
@@ -312,6 +313,17 @@ def _unrepeatable(
         for entry in entries
         if entry.verdict == "broken" or (entry.verdict == "undecided" and entry.mismatched)
     }
+
+
+def _without_value(source: Model, outputs: tuple[Outputs, ...]) -> dict[str, str]:
+    """Tensors that the runtime leaves out, which is a fault of its own: of these nothing is known.
+
+    It does so with the second of two outputs of a branch that are one value.
+    """
+    tensors = {port.name for port in source.interface().outputs if port.kind == "tensor"}
+    missing = {name for values in outputs for name, value in values.items() if value is None}
+    why = "The runtime gives no value for it in the source, which declares a tensor: nothing can be compared."
+    return dict.fromkeys(sorted(tensors & missing), why)
 
 
 def _is_as_seen(plan: FeedPlan, outputs: tuple[Outputs, ...], seen: Mapping[str, Mapping[str, str]]) -> bool:

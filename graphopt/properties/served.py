@@ -130,7 +130,12 @@ def _run(loaded: Any, feed: Mapping[str, Any]) -> Run:
                 values: Any = loaded.run(None, {name: value for name, value in feed.items() if name in known})
             names = map(str, loaded.output_names)
             return Run(dict(zip(names, map(_plain, values), strict=True)))
-        return Run(run_values(loaded, feed)[0])
+        values = run_values(loaded, feed)[0]
+        # It does so with the second of two outputs of a branch that are one value.
+        left = [
+            p.name for p in loaded.get_outputs() if p.type.startswith("tensor(") and values[p.name] is None
+        ]
+        return Run(error=f"the runtime gives the output '{left[0]}' no value") if left else Run(values)
     except NoKernel as error:
         return Run(error=str(error), lacks_kernel=True)
     except Exception as error:  # see `evaluate`

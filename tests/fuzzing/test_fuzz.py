@@ -289,3 +289,13 @@ def test_the_command_sums_up(capsys: pytest.CaptureFixture[str]) -> None:
 def test_time_is_limited() -> None:
     done = fuzz(Pipeline.parse("eliminate-identity", Registry.load()), FuzzOptions(seconds=0.0))
     assert done.models == 0
+
+
+def test_turned_operands_leave_no_shape_that_may_be_wrong() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (int64[2] x) => (bool[1] z)
+        <int64[1] axes = {0}, int64[1, 2] y> { y = Unsqueeze (x, axes) s = Size (y) z = Equal (s, s) }"""
+    model = onnx.parser.parse_model(text)
+    turned = [onnx.ModelProto.FromString(model.SerializeToString()) for _ in range(4)]
+    assert all(nearby.turned_operands(each, random.Random(seed)) for seed, each in enumerate(turned))
+    assert any(each.graph.node[0].input[0] == "axes" for each in turned)
+    assert not any(each.graph.value_info for each in turned)

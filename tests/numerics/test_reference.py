@@ -13,6 +13,7 @@ from graphopt.numerics.options import CheckOptions
 from graphopt.numerics.reference import Reference, coarsest, establish, grains, quantization_steps
 from graphopt.numerics.runtime import Opened, Runtime, SessionSpec
 from graphopt.pipeline.settings import Level
+from graphopt.properties.running import Evaluator
 
 
 def model(text: str, **arrays: object) -> Model:
@@ -57,6 +58,17 @@ def test_a_source_that_needs_optimizations_runs_with_the_least(tmp_path: Path) -
         "The reference is the source at optimization level basic, for it does not run without: "
         "No kernel at disable.",
     )
+
+
+def test_an_output_that_the_runtime_leaves_out_is_not_compared(tmp_path: Path) -> None:
+    text = """main (float[N, 4] x) => (float[N, 4] y, float[N, 4] z) <bool c = {1}> { y, z = If (c) <
+        then_branch = t () => (float[N, 4] r, float[N, 4] r) { r = Relu (x) },
+        else_branch = e () => (float[N, 4] n, float[N, 4] m) { n = Neg (x) m = Abs (x) }> }"""
+    found = refer(model(text), tmp_path)
+    assert found.outputs[0]["z"] is None
+    assert list(found.skip) == ["z"]
+    assert "no value" in found.skip["z"]
+    assert Evaluator().run(model(text).proto(), [found.feeds[0].arrays])[0].outputs is None
 
 
 def test_a_source_that_never_runs_is_bad_input(tmp_path: Path) -> None:

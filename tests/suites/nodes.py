@@ -106,7 +106,9 @@ def _data(case: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """The small floats and integers come as messages."""
+    """Small floats and integers come as messages, and some scalars as no arrays, which no runtime takes."""
+    if isinstance(value, np.generic):
+        return np.asarray(value)
     return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 

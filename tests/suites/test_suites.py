@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -110,3 +111,10 @@ def test_the_command_counts_what_fired(tmp_path: Path, capsys: pytest.CaptureFix
     assert total["never_fired"] == []
     assert main([*given, "split-conv"]) == 1
     assert json.loads(capsys.readouterr().out)["never_fired"] == ["split-conv"]
+
+
+def test_scalars_of_a_case_are_arrays() -> None:
+    name = "test_range_float16_type_positive_delta"
+    inputs, expected = nodes._data(nodes.cases()[name])  # pyright: ignore[reportPrivateUsage]
+    assert all(isinstance(value, np.ndarray) for value in (*inputs.values(), *expected.values()))
+    assert nodes.try_case(name, "exact")["outcome"] in ("unchanged", "right")
