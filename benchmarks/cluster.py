@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,14 +33,13 @@ import psutil
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from tests.cluster.support import Hand, Running, cluster  # noqa: E402
-
 from graphopt.cluster.calls import Call  # noqa: E402
 from graphopt.cluster.connecting import connect  # noqa: E402
 from graphopt.cluster.sending import Files  # noqa: E402
 from graphopt.pipeline.worker import Worker  # noqa: E402
 from graphopt.sweeping.sweep import sweep  # noqa: E402
 from graphopt.sweeping.tasks import make_orders  # noqa: E402
+from tests.cluster.support import Hand, Running, cluster  # noqa: E402
 from tests.models import perceptron  # noqa: E402
 
 _SAID = {"reference": None, "runtimes": (), "samples": 1}
@@ -109,7 +108,8 @@ def _overhead(running: Running, folder: Path, given: argparse.Namespace) -> dict
             seconds = sum(pool.map(do, models))
         return time.perf_counter() - begin, seconds
 
-    through_scheduler(), without()  # imports and caches
+    through_scheduler()  # imports and caches
+    without()
     times: dict[str, list[float]] = {"scheduler": [], "without": [], "task": []}
     for _ in range(given.turns):
         wall, busy = through_scheduler()
@@ -209,7 +209,7 @@ def _unseen(path: Path) -> Files:
 
 
 @contextmanager
-def _watched(process: psutil.Process) -> Iterator[list[int]]:
+def _watched(process: psutil.Process) -> Generator[list[int]]:
     """The most resident bytes of a process in the block."""
     peak, done = [process.memory_info().rss], threading.Event()
 

@@ -321,6 +321,8 @@ class _Running:
             row.source_seconds, row.result_seconds = source.median, result.median
             row.ratio, row.ratio_low, row.ratio_high = result.ratio, result.ratio_low, result.ratio_high
             row.measured_on = f"{answer.worker} ({answer.host})"
+            if entry.machine is not None:
+                entry.machine.worker, entry.machine.label = answer.worker, self.label
             whole = from_json(record)
             source.path, result.path, whole.latency = row.model, "result", entry
             record = to_json(whole)

@@ -85,7 +85,7 @@ def test_a_model_that_cannot_be_used_is_a_row_and_not_the_end(zoo: Path, tmp_pat
 
 def test_what_a_pass_or_a_process_does_to_itself_is_the_status_of_one_task(zoo: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "plug.py"
-    plugin.write_text(_PLUGIN)
+    plugin.write_text(PLUGIN)
     results, model = tmp_path / "zoo.sqlite", zoo / "b.onnx"
     deeds = ("breaks", "crashes", "takes-the-process")
     done = sweep([model], [*deeds, "exact"], results=results, plugins=[plugin], **_FAST)
@@ -174,7 +174,7 @@ def test_the_exit_code_is_that_of_the_worst(rows: list[tuple[str, int]], code: i
     assert Sweep(Path("x"), made).exit_code == code
 
 
-_PLUGIN = '''
+PLUGIN = '''
 import ctypes
 import os
 import time
