@@ -95,6 +95,21 @@ class Asked:
     manner: Manner
 
 
+@dataclass(frozen=True, slots=True)
+class Help:
+    """What workers did for a diagnosis.
+
+    Attributes:
+        asked: How many trials they were asked to make.
+        used: How many of these the search asked for later.
+        problem: Why they were of no use, if that is so.
+    """
+
+    asked: int
+    used: int
+    problem: str
+
+
 @dataclass
 class Ahead:
     """Asks the workers of a cluster.
@@ -102,18 +117,15 @@ class Ahead:
     Attributes:
         cluster: The cluster.
         call: What a worker calls, with whatever is the same for all trials; a question is added to it.
-        files: Gives the source, once its file is there.
-        asked: How many questions were sent.
-        used: How many of the answers were asked for later.
-        problem: Why workers could not make trials, if that is so.
+        source: Gives the source, once its file is there.
     """
 
     cluster: Cluster
     call: Call
-    files: Callable[[], Files]
-    asked: int = 0
-    used: int = 0
-    problem: str = ""
+    source: Callable[[], Files]
+    _asked: int = 0
+    _used: int = 0
+    _problem: str = ""
     _failures: int = 0
     _waiting: Iterator[Asked] = field(default_factory=lambda: iter(()))
     _running: set[Asked] = field(default_factory=set[Asked])
@@ -130,17 +142,22 @@ class Ahead:
 
     def take(self, asked: Asked) -> Seen | None:
         """The answer to what is under way or done; None where it must be found here."""
-        while asked in self._running or (self._running and self.cluster.ready):
+        while asked in self._running or (self._running and self.cluster.wait(0)):
             self._collect()
         self._done.add(asked)
         found = self._answers.pop(asked, None)
-        self.used += found is not None
+        self._used += found is not None
         self._fill()
         return found
 
+    @property
+    def help(self) -> Help:
+        """What came of it."""
+        return Help(self._asked, self._used, self._problem)
+
     def give_up(self, problem: str) -> None:
         """Ask no worker any more."""
-        self.problem = self.problem or problem
+        self._problem = self._problem or problem
         self._failures = _MOST_FAILURES
 
     def _fill(self) -> None:
@@ -151,11 +168,11 @@ class Ahead:
             if asked in self._running or asked in self._done:
                 continue
             call = replace(
-                self.call, arguments=(*self.call.arguments, asked), files=(self.files(), *self.call.files)
+                self.call, arguments=(*self.call.arguments, asked), files=(self.source(), *self.call.files)
             )
             self.cluster.start(asked, call)
             self._running.add(asked)
-            self.asked += 1
+            self._asked += 1
 
     def _collect(self) -> None:
         name, answer = self.cluster.next()
@@ -169,7 +186,7 @@ class Ahead:
         elif self._failures < _MOST_FAILURES:
             self._failures += 1
             if self._failures == _MOST_FAILURES:
-                self.problem = self.problem or answer.error or answer.status
+                self._problem = self._problem or answer.error or answer.status
         self._fill()
 
 

@@ -37,6 +37,11 @@ class Asking(ABC):
     def here(self, question: Question[Unit]) -> Seen:
         """Answer a question on this machine."""
 
+    def in_manner(self, question: Question[Unit], manner: Manner) -> Seen:
+        """Answer a question here as one that comes after others, which made that the manner."""
+        del manner  # where there is but one
+        return self.here(question)
+
     @property
     def manner(self) -> Manner:
         """How a trial is made now, after what earlier ones showed."""

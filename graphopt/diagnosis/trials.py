@@ -100,7 +100,7 @@ class PipelineTrials(Asking):
         return _seen(trial, tuple(self._hints(trial)))
 
     def in_manner(self, question: Question[Unit], manner: Manner) -> Seen:
-        """Answer a question as one that comes after others which made it so."""
+        """See `Asking.in_manner`; nothing is kept of what was asked before."""
         self._hidden = manner.every_place
         self.tools = replace(self.tools, timeout=manner.timeout)
         self._only.clear()

@@ -16,7 +16,7 @@ from graphopt.numerics.lossy import demand_agreement, ratios
 from graphopt.numerics.options import Tolerances
 from graphopt.numerics.reference import Reference
 from graphopt.numerics.rounding.floor import NoiseFloor
-from graphopt.numerics.rounding.sampling import Sampler
+from graphopt.numerics.rounding.sampling import Sampler, is_cut
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
 from graphopt.numerics.slices import Leaf
 from graphopt.numerics.values import Array, digest, flatten
@@ -98,6 +98,13 @@ class Judge:
         return self._baseline(
             outputs, lambda _: self.baseline.noise_floor() or NoiseFloor(), self.baseline.axes
         )
+
+    @property
+    def hurried(self) -> bool:
+        """Whether a noise floor has fewer samples than it would have on a faster machine."""
+        baselines = [self.baseline, *(expected.baseline for _, expected in self._mapped.values())]
+        floors = [baseline.measured for baseline in baselines]
+        return any(floor is not None and is_cut(floor, len(self._reference.feeds)) for floor in floors)
 
     @property
     def reference(self) -> Reference:

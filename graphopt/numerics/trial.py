@@ -58,6 +58,16 @@ class Look:
 class TrialChecker(Checker):
     """A checker that also answers the questions of a search; see `Checker` for its arguments."""
 
+    @property
+    def hurries(self) -> int:
+        """How often a closer look ended before it had seen everything; another machine may have more time."""
+        return 0 if self._reference is None else self._local.hurries
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the noise floor comes from fewer samples than on a faster machine."""
+        return self._judge is not None and self._judge.hurried
+
     def look(self, model: Model, steps: Sequence[Pass], *, every_place: bool = False) -> Look:
         """Look at a model that passes made of the source.
 
