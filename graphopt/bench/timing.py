@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from graphopt.bench.intervals import median_interval, quantile
+from graphopt.bench.machine import machine_here
 from graphopt.bench.stand import Contender, Stand
 from graphopt.errors import BadInput
 from graphopt.numerics.options import CheckOptions
@@ -26,6 +27,8 @@ def bench(
     seconds: float = 10.0,
     spinning: bool = False,
     options: CheckOptions | None = None,
+    cluster: str | None = None,
+    on: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> BenchEntry:
     """Measure the latency of models, each as a plain session with what its session file says runs it.
@@ -35,12 +38,22 @@ def bench(
         seconds: How long to measure all of them together, beside loading and warming up.
         spinning: Whether waiting threads spin as they do by default, until their run ends.
         options: Where feeds come from, the provider, threads and time limit.
+        cluster: The address of a Dask scheduler, one of whose workers measures; None for this machine.
+        on: The resource that this worker must carry; None for any.
         tell: Is told what is being done, in a few words.
 
     Raises:
-        BadInput: A file is no model, no feeds are found, or the first model does not run.
+        BadInput: A file is no model, no feeds are found, or the first model does not run; or there is no such
+            cluster or worker.
+        MissingExtra: Dask is not installed.
     """
     options = options or CheckOptions()
+    if cluster is not None or on is not None:
+        from graphopt.bench.elsewhere import bench_there
+
+        return bench_there(
+            models, seconds=seconds, spinning=spinning, options=options, cluster=cluster, on=on, tell=tell
+        )
     contenders = [Contender.of(Path(path)) for path in models]
     with Worker() as worker:
         stand = Stand(worker, options, spinning=spinning)
@@ -59,6 +72,7 @@ def bench(
         provider=options.settings.provider,
         threads=options.threads,
         feeds=options.origin,
+        machine=machine_here(),
     )
 
 

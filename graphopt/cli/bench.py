@@ -27,6 +27,8 @@ def bench(
     provider: o.Provider = None,
     threads: o.Threads = None,
     timeout: o.Timeout = None,
+    cluster: o.ClusterAddress = None,
+    on: o.OnResource = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> int:
@@ -51,7 +53,15 @@ def bench(
         timeout=timeout,
     )
     with Telling(off=quiet or json) as telling:
-        found = measure(models, seconds=seconds, spinning=spinning, options=options, tell=telling)
+        found = measure(
+            models,
+            seconds=seconds,
+            spinning=spinning,
+            options=options,
+            cluster=cluster,
+            on=on,
+            tell=telling,
+        )
     if json:
         show_json(msgspec.to_builtins(found))
     elif not quiet:

@@ -144,6 +144,18 @@ Cluster = Annotated[
         help="Of a Dask scheduler: its workers make trials ahead, the answer is the same.",
     ),
 ]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Do it on a worker of this Dask scheduler, with nothing beside it.",
+    ),
+]
+OnResource = Annotated[
+    str | None,
+    typer.Option("--on", metavar="RESOURCE", help="On a worker that carries this resource; with --cluster."),
+]
 RecordFile = Annotated[
     Path | None,
     typer.Option("--record", metavar="FILE.json", help="Write what was done and measured."),

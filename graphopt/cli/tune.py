@@ -87,6 +87,8 @@ def tune(
     session: o.Session = None,
     timeout: o.Timeout = None,
     memory: o.Memory = None,
+    cluster: o.ClusterAddress = None,
+    on: o.OnResource = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
     json: o.Json = False,
@@ -125,6 +127,10 @@ def tune(
             f"Cannot tune to {target}: ONNX files are measured. Tune to an .onnx, and give 'graphopt run' its"
             " pipeline, its settings and -o FILE.ort."
         )
+    if cluster is not None and model.suffix in (".pt", ".yaml", ".yml"):
+        raise BadInput(
+            f"{model} is no .onnx: export it first with 'graphopt export' to tune it on a cluster."
+        )
     loaded = exported(model, export, quiet=quiet or json)
     source = loaded.path
     if not dry_run:
@@ -161,6 +167,8 @@ def tune(
                 timeout=timeout,
                 memory=o.memory(memory),
                 cache=not no_cache,
+                cluster=cluster,
+                on=on,
                 tell=telling,
             )
             result, failed = tuned.result, None

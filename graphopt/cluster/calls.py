@@ -52,6 +52,7 @@ class Answer:
         seconds: How long the call took.
         worker: The name of the worker.
         host: The machine of the worker.
+        begin: When it began, in seconds since 1970 by the clock of that machine; 0 where it did not.
     """
 
     status: Status
@@ -62,6 +63,7 @@ class Answer:
     seconds: float = 0.0
     worker: str = ""
     host: str = ""
+    begin: float = 0.0
 
     @classmethod
     def of_failure(cls, error: BaseException) -> Answer:
@@ -72,9 +74,20 @@ class Answer:
 
 @dataclass
 class Started:
-    """A call that is under way, with its name for who asked."""
+    """A call that is under way.
+
+    Attributes:
+        name: Its name for who asked.
+        call: What to do.
+        sent: Whether its files were sent.
+        futures: What stands for it, so that it can be cancelled.
+        chunks: The content of its files as it was sent, by digest.
+        losses: How often what was sent for it went with a worker.
+    """
 
     name: Any
     call: Call
     sent: bool = False
     futures: list[Any] = field(default_factory=list[Any])
+    chunks: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    losses: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,8 @@ from graphopt.cluster.calls import Answer, Call, Started
 from graphopt.cluster.sending import Files
 from graphopt.errors import BadInput
 
-_MOST_SENDINGS = 3
+_MOST_LOSSES = 3
+_POLL_SECONDS = 0.05
 _AHEAD = 2
 """How many calls a worker has for each that it makes: it need not wait for the next."""
 
@@ -43,17 +45,22 @@ class Cluster:
         self._directly = True
         self._chunks: dict[str, list[Any]] = {}
         self._uses = Counter[str]()
-        self._sendings = Counter[str]()
+        self._failed: list[tuple[Any, Answer]] = []
 
     @property
     def workers(self) -> Mapping[str, Mapping[str, Any]]:
         """What Dask tells of its workers, by address."""
-        return self._client.scheduler_info()["workers"]
+        return self._client.scheduler_info(n_workers=-1)["workers"]
+
+    @property
+    def places(self) -> int:
+        """How many calls run at once."""
+        return max(1, sum(worker["nthreads"] for worker in self.workers.values()))
 
     @property
     def room(self) -> int:
         """How many calls to have under way, so that no worker waits."""
-        return max(1, sum(worker["nthreads"] for worker in self.workers.values())) * _AHEAD
+        return self.places * _AHEAD
 
     @property
     def dashboard(self) -> str:
@@ -62,6 +69,10 @@ class Cluster:
             return ""
         there = "dashboard" in self._client.scheduler_info()["services"]
         return (self._client.dashboard_link or "") if there else ""
+
+    def has_worker(self, label: str = "") -> bool:
+        """Whether there is a worker, and one that carries a label, if that is not empty."""
+        return any(not label or label in worker["resources"] for worker in self.workers.values())
 
     def require(self, label: str) -> None:
         """Refuse a label that no worker carries.
@@ -86,22 +97,35 @@ class Cluster:
         """
         self._submit(Started(name, call))
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for an answer, but not for long; whether there may be one."""
+        deadline = time.monotonic() + seconds
+        while not self._failed and not self._finished.has_ready():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
     def next(self) -> tuple[Any, Answer]:
         """Wait for the next answer; there must be a call under way."""
         while True:
+            if self._failed:
+                return self._failed.pop(0)
             future = next(self._finished)
-            started = self._started.pop(future.key)
-            answer = self._answer(future)
+            started = self._started.pop(future.key, None)
+            if started is None:
+                continue  # cancelled
+            answer, is_left = self._answer(future)
             # Its value would stay on the worker as long as this is held.
             future.release()
             self._forget(started.call.files)
-            if not self._again(started, answer):
+            if not self._again(started, answer, is_left):
                 return started.name, answer
 
     @property
     def running(self) -> list[Any]:
         """The names of the calls that are under way."""
-        return [started.name for started in self._started.values()]
+        return [*(name for name, _ in self._failed), *(started.name for started in self._started.values())]
 
     def cancel(self) -> None:
         """Stop all that is under way, and do not wait for it."""
@@ -109,14 +133,20 @@ class Cluster:
         if futures:
             self._client.cancel(futures, force=True)
         self._started.clear()
+        self._failed.clear()
         self._chunks.clear()
+        self._uses.clear()
 
     def _submit(self, started: Started) -> None:
         call = started.call
-        chunks: Sequence[Any] = ()
         if self._sends:
-            chunks = [chunk for files in call.files for chunk in self._sent(files)]
+            try:
+                started.chunks = {files.digest: self._sent(files) for files in call.files}
+            except OSError as error:
+                self._failed.append((started.name, Answer("error", error=f"cannot send its files: {error}")))
+                return
             started.sent = True
+        chunks = [chunk for files in call.files for chunk in started.chunks.get(files.digest, ())]
         for files in call.files:
             self._uses[files.digest] += 1
         future = self._client.submit(
@@ -131,27 +161,30 @@ class Cluster:
         self._started[future.key] = started
         self._finished.add(future)
 
-    def _answer(self, future: Any) -> Answer:
+    def _answer(self, future: Any) -> tuple[Answer, bool]:
+        """An answer, and whether there is none as what was sent for it went with a worker."""
         try:
-            return future.result()
+            return future.result(), False
         except KilledWorker as error:
-            return Answer("lost", error=f"its workers ended {error.allowed_failures + 1} times while it ran")
+            times = error.allowed_failures + 1
+            return Answer("lost", error=f"its workers ended {times} times while it ran"), False
         except FutureCancelledError as error:
-            return Answer("lost", error=f"what it needs is gone with a worker ({error.reason})")
+            return Answer("lost", error=f"what it needs is gone with a worker ({error.reason})"), True
         except Exception as error:  # whatever a worker could not do is its answer
-            return Answer.of_failure(error)
+            return Answer.of_failure(error), False
 
-    def _again(self, started: Started, answer: Answer) -> bool:
-        """Make a call once more that had no chance: its models were not there, or went with a worker."""
+    def _again(self, started: Started, answer: Answer, is_left: bool) -> bool:
+        """Make a call once more that had no chance: its files were not there, or went with a worker."""
         if answer.status == "missing" and not started.sent:
             self._sends = True
             self._submit(started)
             return True
-        lost = answer.status == "lost" and started.sent
-        digests = [files.digest for files in started.call.files]
-        if lost and all(self._sendings[digest] < _MOST_SENDINGS for digest in digests):
-            for digest in digests:
-                self._chunks.pop(digest, None)
+        if is_left and started.losses < _MOST_LOSSES:
+            started.losses += 1
+            for digest, chunks in started.chunks.items():
+                # Another call that lost them may have had them sent anew already.
+                if self._chunks.get(digest) is chunks:
+                    del self._chunks[digest]
             self._submit(started)
             return True
         return False
@@ -159,7 +192,6 @@ class Cluster:
     def _sent(self, files: Files) -> list[Any]:
         """The content of a model as data on some worker, from which others get it."""
         if files.digest not in self._chunks:
-            self._sendings[files.digest] += 1
             self._chunks[files.digest] = [self._scattered(chunk) for chunk in files.chunks()]
         return self._chunks[files.digest]
 

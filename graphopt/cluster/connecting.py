@@ -88,7 +88,7 @@ def _client(address: str | None, cores: int | None) -> Generator[Client]:
 
 def _wait_for_workers(client: Client, address: str) -> None:
     deadline = time.monotonic() + _WORKERS_SECONDS
-    while not client.scheduler_info()["workers"]:
+    while not client.scheduler_info(n_workers=-1)["workers"]:
         if time.monotonic() > deadline:
             raise BadInput(
                 f"The scheduler at {address} has no workers: start some with 'dask worker {address}'."
@@ -111,7 +111,9 @@ def _agreed(client: Client) -> Mapping[str, str]:
             f"The workers cannot do graphopt's work ({type(error).__name__}: {error}): install the same"
             " graphopt[cluster] on each."
         ) from error
-    names = {place: worker["name"] for place, worker in client.scheduler_info()["workers"].items()}
+    names = {
+        place: worker["name"] for place, worker in client.scheduler_info(n_workers=-1)["workers"].items()
+    }
     (first, versions), *others = sorted(found.items())
     for place, theirs in others:
         for package, version in theirs.items():

@@ -1,4 +1,4 @@
-"""The process that a call is made in: its temporary files lie where they go with the call."""
+"""The process that a call is made in: its temporary files lie where they go with it, however it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def call(folder: str, function: str, arguments: tuple[Any, ...]) -> Any:
     """Call a function with its temporary files in a folder.
 
     Args:
-        folder: Where temporary files go; it is removed afterwards, also where this process is killed.
+        folder: Where temporary files go; it is removed when this process has ended.
         function: ``module:name``.
         arguments: What it is called with.
     """

@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,21 @@ def answer(call: Call, *chunks: bytes) -> Answer:
     worker = get_worker()
     place = _place_of(worker)
     where = Answer("ok", worker=str(worker.name), host=socket.gethostname())
-    try:
-        paths = place.paths(call.files, chunks)
-    except OSError as error:
-        return replace(where, status="error", error=f"cannot keep a model that was sent: {error}")
-    if paths is None:
-        return replace(where, status="missing")
-    with place.turns.alone() if call.alone else place.turns.beside(), place.process() as (process, folder):
-        arguments = (str(folder), call.function, (*paths, *call.arguments))
-        with _ending_with_task(worker, process):
+    key = worker.get_current_task()
+    with contextlib.ExitStack() as stack:
+        try:
+            paths = [stack.enter_context(place.holding(*each)) for each in _portions(call.files, chunks)]
+        except OSError as error:
+            return replace(where, status="error", error=f"cannot keep files that were sent: {error}")
+        if None in paths:
+            return replace(where, status="missing", error="its worker has not the files that it reads")
+        stack.enter_context(place.turns.alone() if call.alone else place.turns.beside())
+        if not _is_wanted(worker, key):
+            return replace(where, status="lost", error="nobody waits for it any more")
+        process, folder = stack.enter_context(place.process())
+        arguments = (str(folder), call.function, (*map(str, paths), *call.arguments))
+        with _ending_with_task(worker, key, process):
+            begin = time.time()
             reply = process.call(
                 "graphopt.cluster.inside:call", *arguments, timeout=call.timeout, memory=call.memory
             )
@@ -76,7 +82,17 @@ def answer(call: Call, *chunks: bytes) -> Answer:
         exception=reply.exception,
         traceback=reply.traceback,
         seconds=reply.seconds,
+        begin=begin,
     )
+
+
+def _portions(files: tuple[Files, ...], chunks: tuple[bytes, ...]) -> list[tuple[Files, tuple[bytes, ...]]]:
+    """The chunks of each of some files, where they were sent."""
+    found: list[tuple[Files, tuple[bytes, ...]]] = []
+    for each in files:
+        found.append((each, chunks[: each.pieces]))
+        chunks = chunks[each.pieces :]
+    return found
 
 
 def release() -> None:
@@ -85,17 +101,22 @@ def release() -> None:
         place.release()
 
 
+def _is_wanted(worker: DaskWorker, key: Any) -> bool:
+    """Whether somebody waits for a task that runs here."""
+    task = worker.state.tasks.get(key)
+    return task is not None and task.state in ("executing", "long-running")
+
+
 @contextlib.contextmanager
-def _ending_with_task(worker: DaskWorker, process: Worker) -> Generator[None]:
-    """Kill the process when nobody waits for the task of this thread any more."""
-    key, done = worker.get_current_task(), threading.Event()
+def _ending_with_task(worker: DaskWorker, key: Any, process: Worker) -> Generator[None]:
+    """Kill the process when nobody waits for the task any more."""
+    done = threading.Event()
 
     def watch() -> None:
         while not done.wait(_POLL_SECONDS):
-            task = worker.state.tasks.get(key)
-            if task is None or task.state not in ("executing", "long-running"):
+            if not _is_wanted(worker, key):
+                # Again and again: it may be about to start.
                 process.kill()
-                return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -107,41 +128,48 @@ def _ending_with_task(worker: DaskWorker, process: Worker) -> Generator[None]:
 
 
 class Turns:
-    """Calls side by side, but for those that must be alone: these go before all that come after them."""
+    """Calls side by side, but for those that must be alone; nobody overtakes one of these that waits.
+
+    Args:
+        lock: The file that those that must be alone on this machine lock.
+    """
 
     def __init__(self, lock: Path) -> None:
         self._changed = threading.Condition()
-        self._running = 0
-        self._waiting = 0
+        self._last = 0
+        self._here: set[int] = set()
+        self._alone: set[int] = set()
         self._lock = lock
 
     @contextlib.contextmanager
     def beside(self) -> Generator[None]:
         """A turn beside others."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting)
-            self._running += 1
-        try:
+        with self._turn(self._alone):
             yield
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
 
     @contextlib.contextmanager
     def alone(self) -> Generator[None]:
         """A turn with no other here, and with no other such turn on this machine."""
+        # The machine first: who waits for another worker's call does not keep its own from working.
+        with _held(self._lock), self._turn(self._here, alone=True):
+            yield
+
+    @contextlib.contextmanager
+    def _turn(self, others: set[int], *, alone: bool = False) -> Generator[None]:
+        """A turn as soon as none of the others is left that came before."""
         with self._changed:
-            self._waiting += 1
-            self._changed.wait_for(lambda: not self._running)
-            self._running += 1
+            self._last += 1
+            mine = self._last
+            self._here.add(mine)
+            if alone:
+                self._alone.add(mine)
+            self._changed.wait_for(lambda: min(others, default=mine) >= mine)
         try:
-            with _held(self._lock):
-                yield
+            yield
         finally:
             with self._changed:
-                self._running -= 1
-                self._waiting -= 1
+                self._here.discard(mine)
+                self._alone.discard(mine)
                 self._changed.notify_all()
 
 
@@ -168,44 +196,36 @@ class _Place:
         self._folder = folder
         free = shutil.disk_usage(folder).free
         self._store = Store(folder / "models", limit=min(_STORE_BYTES, int(free * _STORE_SHARE)))
-        self._guard, self._storing = threading.Lock(), threading.Lock()
-        self._idle: list[tuple[Worker, int, float]] = []
+        self._guard = threading.Lock()
+        self._idle: list[_Idle] = []
         self.turns = Turns(_machine_folder() / "measuring.lock")
 
-    def paths(self, files: tuple[Files, ...], chunks: tuple[bytes, ...]) -> list[str] | None:
-        """Where the files of a call are here; None where they are not and were not sent."""
-        found: list[str] = []
-        begin = 0
-        for each in files:
-            mine = chunks[begin : begin + each.pieces]
-            begin += each.pieces
-            path = self._path(each, mine)
-            if path is None:
-                return None
-            found.append(str(path))
-        return found
-
-    def _path(self, files: Files, chunks: tuple[bytes, ...]) -> Path | None:
-        if all(state.is_in(files.folder) for state in files.states):
-            return Path(files.path)
-        with self._storing:
-            return self._store.find(files) or (self._store.put(files, chunks) if chunks else None)
+    @contextlib.contextmanager
+    def holding(self, files: Files, chunks: tuple[bytes, ...]) -> Generator[Path | None]:
+        """Where files are here, as long as a call reads them; None where they are not and were not sent."""
+        if files.are_at_home():
+            yield Path(files.path)
+        else:
+            with self._store.holding(files, chunks) as path:
+                yield path
 
     @contextlib.contextmanager
     def process(self) -> Generator[tuple[Worker, Path]]:
-        """A process that nobody else calls, and a folder for its temporary files that goes afterwards."""
+        """A process that nobody else calls, and the folder for its temporary files, which goes with it."""
         with self._guard:
-            process, calls, _ = self._idle.pop() if self._idle else (Worker(), 0, 0.0)
-        folder = Path(tempfile.mkdtemp(prefix="graphopt-call-", dir=self._folder))
+            idle = self._idle.pop() if self._idle else None
+        found = idle or _Idle(Worker(), Path(tempfile.mkdtemp(prefix="graphopt-call-", dir=self._folder)))
         try:
-            yield process, folder
+            yield found.process, found.folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            if calls + 1 >= _CALLS_OF_A_PROCESS:
-                process.close()
+            found.calls += 1
+            # What the process keeps warm, its own workers too, has files there: they stay as long as it does.
+            if found.process.pid is None or found.calls >= _CALLS_OF_A_PROCESS:
+                found.end()
             else:
+                found.since = time.monotonic()
                 with self._guard:
-                    self._idle.append((process, calls + 1, time.monotonic()))
+                    self._idle.append(found)
                 timer = threading.Timer(_IDLE_SECONDS, self._end_idle, (_IDLE_SECONDS,))
                 timer.daemon = True
                 timer.start()
@@ -218,10 +238,25 @@ class _Place:
     def _end_idle(self, seconds: float) -> None:
         now = time.monotonic()
         with self._guard:
-            old = [each for each in self._idle if now - each[2] >= seconds]
-            self._idle = [each for each in self._idle if now - each[2] < seconds]
-        for process, _, _ in old:
-            process.close()
+            old = [each for each in self._idle if now - each.since >= seconds]
+            self._idle = [each for each in self._idle if now - each.since < seconds]
+        for each in old:
+            each.end()
+
+
+@dataclass
+class _Idle:
+    """A process that waits for its next call."""
+
+    process: Worker
+    folder: Path
+    calls: int = 0
+    since: float = 0.0
+
+    def end(self) -> None:
+        """End it, and remove its temporary files."""
+        self.process.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _machine_folder() -> Path:

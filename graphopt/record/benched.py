@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.record.data import BenchEntry, LatencyEntry
+from graphopt.record.data import BenchEntry, LatencyEntry, Machine
 from graphopt.record.terminal import size_text
 
 _NARROW = 0.02
@@ -52,6 +52,18 @@ def _lines(found: BenchEntry, names: Sequence[str]) -> Iterator[Text]:
     yield Text(
         f"{found.rounds} rounds, in each every model once; {threads}, {spinning}; feeds {found.feeds}", "dim"
     )
+    if found.machine is not None:
+        yield Text(machine_text(found.machine), "dim")
+
+
+def machine_text(machine: Machine) -> str:
+    """A sentence on the machine that measured."""
+    parts = [machine.host]
+    if machine.worker:
+        parts.append(f"worker {machine.worker}" + (f" for '{machine.label}'" if machine.label else ""))
+    parts += [machine.cpu] if machine.cpu else []
+    cores = f"{machine.physical_cores} physical and {machine.logical_cores} logical cores"
+    return f"Measured on {', '.join([*parts, cores, size_text(machine.memory_bytes), machine.system])}"
 
 
 def time_text(seconds: float | None) -> str:

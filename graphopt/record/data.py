@@ -796,6 +796,29 @@ class LatencyEntry(msgspec.Struct):
     notes: list[str] = []
 
 
+class Machine(msgspec.Struct):
+    """The machine that measured.
+
+    Attributes:
+        host: Its name.
+        worker: The name of the worker of a cluster that measured; empty for none.
+        label: The resource that this worker was chosen for; empty for none.
+        cpu: The model of its processor, as far as the system tells it.
+        physical_cores, logical_cores: How many it has.
+        memory_bytes: The size of its memory.
+        system: Its operating system and architecture.
+    """
+
+    host: str
+    worker: str = ""
+    label: str = ""
+    cpu: str = ""
+    physical_cores: int = 0
+    logical_cores: int = 0
+    memory_bytes: int = 0
+    system: str = ""
+
+
 class BenchEntry(msgspec.Struct):
     """A measurement of several models, side by side.
 
@@ -807,6 +830,7 @@ class BenchEntry(msgspec.Struct):
         provider: The execution provider.
         threads: Threads within an operator; None for one a core.
         feeds: Where the feeds come from.
+        machine: What measured; None in records of older versions.
     """
 
     models: list[LatencyEntry]
@@ -816,6 +840,7 @@ class BenchEntry(msgspec.Struct):
     provider: str = ""
     threads: int | None = None
     feeds: str = ""
+    machine: Machine | None = None
 
 
 VariantStatus = Literal["kept", "plain", "dropped", "not measured"]
@@ -891,8 +916,9 @@ class TuneEntry(msgspec.Struct):
         comparisons: How many comparisons share the doubt.
         confidence: How sure all preferences together are.
         interval_confidence: How sure each single interval therefore is.
-        cores: Of the machine, physical and logical ones.
+        cores: Of the machine, physical and logical ones that it may use.
         feeds: Where the feeds come from.
+        machine: What measured; None in records of older versions.
     """
 
     kept: str
@@ -907,6 +933,7 @@ class TuneEntry(msgspec.Struct):
     interval_confidence: float = 0.95
     cores: list[int] = []
     feeds: str = ""
+    machine: Machine | None = None
 
 
 class Record(msgspec.Struct):

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.record.benched import time_text
+from graphopt.record.benched import machine_text, time_text
 from graphopt.record.data import Record, TuneEntry, VariantEntry
 from graphopt.record.terminal import headline, outcome, size_text, verdict_text
 
@@ -73,6 +73,8 @@ def _reasons(found: TuneEntry) -> Iterator[Text]:
         f" {found.seconds:g} s; {cores} logical cores; feeds {found.feeds}",
         "dim",
     )
+    if found.machine is not None:
+        yield Text(machine_text(found.machine), "dim")
 
 
 def _outcome(record: Record, found: TuneEntry) -> Iterator[RenderableType]:

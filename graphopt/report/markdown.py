@@ -67,6 +67,8 @@ def markdown(record: Record, command: str = "") -> str:
     tried = variants(record.tuning)
     if tried is not None and record.tuning is not None:
         parts += [_text(" ".join([record.tuning.conclusion, *tried.gains])), "\n".join(_variants(tried))]
+        if tried.machine:
+            parts.append(f"<sub>{_text(tried.machine)}</sub>")
     table = "\n".join(_passes(record))
     if table and record.diagnosis is None:
         parts.append(table)

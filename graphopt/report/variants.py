@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from graphopt.record.benched import time_text
+from graphopt.record.benched import machine_text, time_text
 from graphopt.record.data import TuneEntry, VariantEntry
 from graphopt.record.terminal import size_text
 from graphopt.record.tuned import ratio_text
@@ -62,11 +62,13 @@ class Variants:
         rows: One for each variant, in order.
         even: Where a ratio of 1 lies, in percent of the width of the intervals.
         gains: Sentences on what was kept, measured anew in the end.
+        machine: A sentence on the machine that measured; empty where the record does not say.
     """
 
     rows: Sequence[VariantRow]
     even: float
     gains: Sequence[str]
+    machine: str
 
 
 def variants(tuning: TuneEntry | None) -> Variants | None:
@@ -85,7 +87,8 @@ def variants(tuning: TuneEntry | None) -> Variants | None:
         return round(100 * (ratio - low) / (high - low), 2)
 
     rows = [_row(entry, place) for entry in tuning.variants]
-    return Variants(rows, place(1.0), [*_gains(tuning)])
+    machine = "" if tuning.machine is None else f"{machine_text(tuning.machine)}."
+    return Variants(rows, place(1.0), [*_gains(tuning)], machine)
 
 
 def _row(entry: VariantEntry, place: Callable[[float], float]) -> VariantRow:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from graphopt.bench.intervals import Interval
+from graphopt.bench.machine import machine_here
 from graphopt.record.data import GainEntry, TuneEntry, VariantEntry, VariantStatus
 from graphopt.tuning.making import SOURCE, Made
 from graphopt.tuning.race import Budget, Race
@@ -29,7 +30,13 @@ class Book:
 
     def __init__(self, made: Mapping[str, Made], seconds: float, confidence: float, feeds: str) -> None:
         self.entry = TuneEntry(
-            "", "", seconds=seconds, confidence=confidence, cores=list(cores_here()), feeds=feeds
+            "",
+            "",
+            seconds=seconds,
+            confidence=confidence,
+            cores=list(cores_here()),
+            feeds=feeds,
+            machine=machine_here(),
         )
         self._of_pipelines = {name: _pipeline_entry(one) for name, one in made.items()}
         self._of_settings: dict[Variant, VariantEntry] = {}

@@ -108,6 +108,8 @@ def tune(
     timeout: float | None = None,
     memory: int | None = None,
     cache: bool = True,
+    cluster: str | None = None,
+    on: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Tuned:
     """Measure variants of a model side by side, and keep the fastest that passes the check.
@@ -141,10 +143,13 @@ def tune(
         timeout: Seconds that one pass may take.
         memory: Bytes that a worker process may use.
         cache: Whether results of tools are kept on disk.
+        cluster: The address of a Dask scheduler, one of whose workers does all of it; None for this machine.
+        on: The resource that this worker must carry; None for any.
         tell: Is told what is being done, in a few words.
 
     Raises:
-        BadInput: The model, a pipeline or an option cannot be used.
+        BadInput: The model, a pipeline or an option cannot be used; or there is no such cluster or worker.
+        MissingExtra: A cluster is asked for, and Dask is not installed.
         CheckFailed: No variant passes the check; carries what the first pipeline made, with the record.
     """
     begin = time.perf_counter()
@@ -153,13 +158,18 @@ def tune(
     names = list(dict.fromkeys(pipelines))
     if not names or SOURCE in names:
         raise BadInput("Give at least one pipeline to try; the source is measured anyway.")
-    _demand_parts(without, plugins)
     said: dict[str, Any] = {
         "inputs": inputs, "dims": dims, "seed": seed, "samples": samples, "special": special,
         "reference": reference, "pixels": pixels, "runtimes": runtimes, "atol": atol, "rtol": rtol,
         "provider": provider, "threads": threads, "timeout": timeout,
     }  # fmt: skip
     others = {"plugins": plugins, "check": check, "on_failure": on_failure, "memory": memory, "cache": cache}
+    if cluster is not None or on is not None:
+        from graphopt.tuning.elsewhere import tune_there
+
+        more = {"seconds": seconds, "without": without, "skip": skip, "options": options, "session": session}
+        return tune_there(model, names, {**said, **others, **more}, cluster=cluster, on=on, tell=tell)
+    _demand_parts(without, plugins)
     maker = Maker(model, names, skip, options or {}, session=session, **others, **said)
     made: dict[str, Made] = {}
     for name in (SOURCE, *names):

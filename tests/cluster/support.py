@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ import psutil
 ROOT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
 _END_SECONDS = 5.0
+_LEFT_SECONDS = "300"
+"""After how long they end by themselves, where the tests were killed."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Running:
             ),
             *("--nthreads", str(hand.threads), "--nworkers", "1", "--memory-limit", "0", "--no-dashboard"),
             *("--local-directory", str(self.folder / hand.name), "--nanny" if hand.nanny else "--no-nanny"),
+            *("--death-timeout", _LEFT_SECONDS),
             *(("--resources", hand.resources) if hand.resources else ()),
         ]
         self.processes[hand.name] = _started(command, self.folder / f"{hand.name}.log")
@@ -97,7 +100,7 @@ class Running:
 
 
 @contextmanager
-def cluster(folder: Path, *hands: Hand) -> Iterator[Running]:
+def cluster(folder: Path, *hands: Hand) -> Generator[Running]:
     """A scheduler and workers over TCP on the loopback, all of them gone afterwards.
 
     Args:
@@ -108,7 +111,7 @@ def cluster(folder: Path, *hands: Hand) -> Iterator[Running]:
     about = folder / "scheduler.json"
     command = [
         *(sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"),
-        *("--scheduler-file", str(about)),
+        *("--scheduler-file", str(about), "--idle-timeout", _LEFT_SECONDS),
     ]
     running = Running("", folder, {"scheduler": _started(command, folder / "scheduler.log")})
     try:
