@@ -20,6 +20,9 @@ from graphopt.rewrite.gate import Gate, Unit
 if TYPE_CHECKING:
     from graphopt.cluster.cluster import Cluster
 
+_CHECK_SECONDS = 2.0
+_MOST_CHECKS = 15
+"""So often in a row no worker is seen before none is waited for: one that died may be started anew."""
 _MOST_FAILURES = 5
 """After so many calls in a row that came to nothing, workers are not asked any more."""
 
@@ -143,7 +146,11 @@ class Ahead:
     def take(self, asked: Asked) -> Seen | None:
         """The answer to what is under way or done; None where it must be found here."""
         while asked in self._running or (self._running and self.cluster.wait(0)):
-            self._collect()
+            if self._is_deserted():
+                self._running.clear()
+                self.give_up("none is left")
+            else:
+                self._collect()
         self._done.add(asked)
         found = self._answers.pop(asked, None)
         self._used += found is not None
@@ -159,6 +166,15 @@ class Ahead:
         """Ask no worker any more."""
         self._problem = self._problem or problem
         self._failures = _MOST_FAILURES
+
+    def _is_deserted(self) -> bool:
+        """Wait for an answer; whether there is nobody any more who could give one."""
+        absent = 0
+        while not self.cluster.wait(_CHECK_SECONDS):
+            absent = 0 if self.cluster.has_worker() else absent + 1
+            if absent >= _MOST_CHECKS:
+                return True
+        return False
 
     def _fill(self) -> None:
         while len(self._running) < self.cluster.places and self._failures < _MOST_FAILURES:

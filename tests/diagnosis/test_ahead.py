@@ -28,6 +28,7 @@ class Workers:
 
     answers: Callable[[Question[Unit]], Answer]
     places: int = 3
+    deserted: bool = False
     calls: list[Call] = field(default_factory=list[Call])
     under_way: list[tuple[Any, Answer]] = field(default_factory=list[tuple[Any, Answer]])
 
@@ -37,7 +38,10 @@ class Workers:
         self.under_way.append((name, self.answers(name.question)))
 
     def wait(self, seconds: float) -> bool:
-        return False
+        return bool(seconds) and not self.deserted
+
+    def has_worker(self) -> bool:
+        return not self.deserted
 
     def next(self) -> tuple[Any, Answer]:
         return self.under_way.pop(0)
@@ -188,3 +192,13 @@ def test_a_source_is_looked_at_only_where_it_is_sent() -> None:
     trials = Trials(elsewhere=StageAhead(ahead, STAGE))
     assert search(trials) == search(Trials())
     assert ahead.help.problem == "they are of no use"
+
+
+def test_nobody_is_waited_for_where_no_worker_is_left() -> None:
+    workers = Workers(right, deserted=True)
+    ahead = ahead_of(workers)
+    helped, alone = Trials(elsewhere=StageAhead(ahead, STAGE)), Trials()
+    assert search(helped) == search(alone)
+    assert helped.made == alone.made
+    assert len(workers.calls) == workers.places
+    assert ahead.help.problem == "none is left"
