@@ -45,7 +45,7 @@ class Cluster:
         self._directly = True
         self._chunks: dict[str, list[Any]] = {}
         self._uses = Counter[str]()
-        self._failed: list[tuple[Any, Answer]] = []
+        self._answers: list[tuple[Any, Answer]] = []
 
     @property
     def workers(self) -> Mapping[str, Mapping[str, Any]]:
@@ -98,34 +98,40 @@ class Cluster:
         self._submit(Started(name, call))
 
     def wait(self, seconds: float) -> bool:
-        """Wait for an answer, but not for long; whether there may be one."""
+        """Wait for an answer, but not for long; whether there is one."""
         deadline = time.monotonic() + seconds
-        while not self._failed and not self._finished.has_ready():
-            if time.monotonic() > deadline:
+        while not self._answers:
+            if self._finished.has_ready():
+                self._take()
+            elif time.monotonic() > deadline:
                 return False
-            time.sleep(_POLL_SECONDS)
+            else:
+                time.sleep(_POLL_SECONDS)
         return True
 
     def next(self) -> tuple[Any, Answer]:
         """Wait for the next answer; there must be a call under way."""
-        while True:
-            if self._failed:
-                return self._failed.pop(0)
-            future = next(self._finished)
-            started = self._started.pop(future.key, None)
-            if started is None:
-                continue  # cancelled
-            answer, is_left = self._answer(future)
-            # Its value would stay on the worker as long as this is held.
-            future.release()
-            self._forget(started.call.files)
-            if not self._again(started, answer, is_left):
-                return started.name, answer
+        while not self._answers:
+            self._take()
+        return self._answers.pop(0)
+
+    def _take(self) -> None:
+        """Wait for a call to end, and keep its answer or make it once more."""
+        future = next(self._finished)
+        started = self._started.pop(future.key, None)
+        if started is None:
+            return  # cancelled
+        answer, is_left = self._answer(future)
+        # Its value would stay on the worker as long as this is held.
+        future.release()
+        self._forget(started.call.files)
+        if not self._again(started, answer, is_left):
+            self._answers.append((started.name, answer))
 
     @property
     def running(self) -> list[Any]:
         """The names of the calls that are under way."""
-        return [*(name for name, _ in self._failed), *(started.name for started in self._started.values())]
+        return [*(name for name, _ in self._answers), *(started.name for started in self._started.values())]
 
     def cancel(self) -> None:
         """Stop all that is under way, and do not wait for it."""
@@ -133,7 +139,7 @@ class Cluster:
         if futures:
             self._client.cancel(futures, force=True)
         self._started.clear()
-        self._failed.clear()
+        self._answers.clear()
         self._chunks.clear()
         self._uses.clear()
 
@@ -143,7 +149,7 @@ class Cluster:
             try:
                 started.chunks = {files.digest: self._sent(files) for files in call.files}
             except OSError as error:
-                self._failed.append((started.name, Answer("error", error=f"cannot send its files: {error}")))
+                self._answers.append((started.name, Answer("error", error=f"cannot send its files: {error}")))
                 return
             started.sent = True
         chunks = [chunk for files in call.files for chunk in started.chunks.get(files.digest, ())]

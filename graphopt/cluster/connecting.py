@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from graphopt.errors import BadInput, MissingExtra
+from graphopt.errors import BadInput, GraphoptError, MissingExtra
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -33,7 +33,7 @@ def connect(address: str | None = None, *, cores: int | None = None) -> Generato
 
     Raises:
         MissingExtra: Dask is not installed.
-        BadInput: No scheduler answers, it has no workers, or these cannot be of use.
+        BadInput: No scheduler answers, or not any more; it has no workers, or these cannot be of use.
     """
     if importlib.util.find_spec("distributed") is None:
         raise MissingExtra("Working on many models or machines needs Dask: pip install 'graphopt[cluster]'.")
@@ -44,10 +44,19 @@ def connect(address: str | None = None, *, cores: int | None = None) -> Generato
         found = Cluster(client, _agreed(client), local=address is None)
         try:
             yield found
+        except Exception as error:
+            if client.status != "running" and not isinstance(error, GraphoptError):
+                # What the client raises then depends on what it was asked for.
+                raise BadInput(
+                    f"The Dask scheduler at {address or 'this machine'} does not answer any more, and"
+                    " what was under way is lost."
+                ) from error
+            raise
         finally:
-            found.cancel()
-            with suppress(OSError, TimeoutError):
-                client.run(serving.release, on_error="ignore")
+            if client.status == "running":
+                found.cancel()
+                with suppress(OSError, TimeoutError):
+                    client.run(serving.release, on_error="ignore")
 
 
 @contextmanager
@@ -56,7 +65,8 @@ def _client(address: str | None, cores: int | None) -> Generator[Client]:
     from distributed import Client, LocalCluster
 
     # What it has to say of workers that come and go is told by what comes of the calls.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if address is not None:
         try:
             client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)

@@ -115,14 +115,15 @@ def tune_there(
         )
     made: _Made = answer.value
     tuning = made.record.tuning
-    assert tuning is not None
-    assert tuning.machine is not None
-    tuning.machine.worker, tuning.machine.label = answer.worker, on or ""
+    # There is none where the source already differs from its reference.
+    if tuning is not None and tuning.machine is not None:
+        tuning.machine.worker, tuning.machine.label = answer.worker, on or ""
     if not isinstance(model, str | Path):
         made.record.source.path, made.record.source.sha256 = None, Model.of(model).digest()
     result = _result(made, model, registry)
     if made.failed:
         raise CheckFailed(made.failed, result)
+    assert tuning is not None, "what was kept was tried"
     return Tuned(result, tuning)
 
 

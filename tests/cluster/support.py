@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +138,16 @@ def end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
     psutil.wait_procs(family, timeout=_END_SECONDS)
     for process in started:
         process.wait()
+
+
+def until(is_so: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Wait until something is so; whether it is in the end."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _started(command: list[str], log: Path) -> subprocess.Popen[bytes]:

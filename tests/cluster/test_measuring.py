@@ -15,6 +15,7 @@ import pytest
 import graphopt
 from graphopt.bench.timing import bench
 from graphopt.cli import execute as cli
+from graphopt.cluster import once
 from graphopt.cluster.calls import Answer, Call
 from graphopt.cluster.connecting import connect
 from graphopt.cluster.once import Luggage, There, call_once
@@ -23,7 +24,7 @@ from graphopt.deployment.sessionfile import session_file
 from graphopt.errors import BadInput, GraphoptError
 from graphopt.numerics.options import CheckOptions
 from graphopt.record.data import from_json
-from tests.cluster.support import Running
+from tests.cluster.support import Hand, Running, cluster, until
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
     g (float[N, 4] x) => (float[N, 4] y) {
@@ -302,3 +303,35 @@ def test_names_are_the_callers() -> None:
     with pytest.raises(BadInput) as caught, there.errors():
         raise BadInput("/store/b/val/1.npz does not fit /store/a/m.onnx.")
     assert str(caught.value) == "val/1.npz does not fit m.onnx."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lost", "sentence"),
+    [
+        ("only", "^Nothing was measured: a worker for 'edge' of tcp.* is not there any more"),
+        ("scheduler", "^The Dask scheduler at tcp.* does not answer any more"),
+    ],
+)
+def test_a_cluster_that_is_lost_while_it_measures_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, sentence: str
+) -> None:
+    monkeypatch.setattr(once, "_GONE_SECONDS", 1.0)
+    with cluster(tmp_path / "cluster", Hand("only", "edge=1")) as private:
+
+        def kill() -> None:
+            assert until(lambda: (tmp_path / "began").exists())
+            private.processes[lost].kill()
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        with pytest.raises(BadInput, match=sentence):
+            call_once(
+                f"{WORK}:touch_at",
+                Luggage(),
+                str(tmp_path / "began"),
+                cluster=private.address,
+                on="edge",
+                tell=lambda _: None,
+            )
+        thread.join()

@@ -92,3 +92,9 @@ def refuse_at(_names: tuple[str, ...], text: str) -> None:
 
 def sleep_at(_names: tuple[str, ...], seconds: float) -> None:
     time.sleep(seconds)
+
+
+def touch_at(_names: tuple[str, ...], path: str) -> None:
+    """Leave a file, then take a while."""
+    Path(path).touch()
+    time.sleep(600)
