@@ -105,7 +105,8 @@ def ahead_of(job: Job, cluster: Cluster, plugins: Sequence[str | Path]) -> Ahead
     )
     # Of a source that is no file, the checker has one as soon as it is started.
     source = functools.cache(lambda: Files.of(_checker(job).source_path))
-    ahead = Ahead(cluster, Call("graphopt.elsewhere:answer", (order,), tuple(files)), source)
+    call = Call("graphopt.elsewhere:answer", (order,), tuple(files))
+    ahead = Ahead(cluster, call, source, lambda: _checker(job).floor)
     if not _can_be_told(plan):
         ahead.give_up(_OBJECTS)
     return ahead
@@ -137,19 +138,20 @@ def answer(*everything: Any) -> Seen | None:
     """What a worker calls: make one trial.
 
     Args:
-        everything: The paths of the files: the source, plugins, inputs. Then the order, and what is asked.
+        everything: The paths of the files: the source, plugins, inputs. Then the order, the noise floor that
+            was measured where the diagnosis runs, and what is asked.
 
     Returns:
         What was seen; None where the time of this machine decided something of it.
     """
-    *paths, order, asked = everything
+    *paths, order, floor, asked = everything
     global _open
     if _open is None or not _open.is_for(paths, order):
         if _open is not None:
             _open.close()
             _open = None
         _open = _Open(paths, order)
-    return _open.answer(asked)
+    return _open.answer(floor, asked)
 
 
 class _Open:
@@ -160,6 +162,7 @@ class _Open:
         self._stack, self._files = ExitStack(), ExitStack()
         self._stage: Stage | None = None
         self._trials: Asking | None = None
+        self._floor = ""
         source, *others = paths
         plugins, inputs = others[: order.plugins], others[order.plugins :]
         registry = Registry.load((*plugins, *order.modules))
@@ -181,12 +184,15 @@ class _Open:
         self._files.close()
         self._stack.close()
 
-    def answer(self, asked: Asked) -> Seen | None:
+    def answer(self, floor: str, asked: Asked) -> Seen | None:
         """Make one trial."""
         checker = _checker(self._job)
         if self._trials is None or asked.stage != self._stage:
             self._turn_to(asked.stage)
         assert self._trials is not None
+        if floor and floor != self._floor:
+            checker.adopt(floor)
+            self._floor = floor
         before = checker.hurries
         seen = self._trials.in_manner(asked.question, asked.manner)
         # The job keeps the collector paused.
@@ -198,7 +204,7 @@ class _Open:
         stages = replace(self._job, gate=stage.gate).stages(plain=stage.plain)
         loads = stage.off is not None
         self._trials = stages.load_trials_of(stage, self._files) if loads else stages.trials_of(stage)
-        self._stage = stage
+        self._stage, self._floor = stage, ""
 
 
 _open: _Open | None = None

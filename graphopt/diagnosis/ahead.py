@@ -121,11 +121,13 @@ class Ahead:
         cluster: The cluster.
         call: What a worker calls, with whatever is the same for all trials; a question is added to it.
         source: Gives the source, once its file is there.
+        floor: Gives the noise floor that this machine has measured, so that workers judge by the same.
     """
 
     cluster: Cluster
     call: Call
     source: Callable[[], Files]
+    floor: Callable[[], str] = str
     _asked: int = 0
     _used: int = 0
     _problem: str = ""
@@ -183,9 +185,8 @@ class Ahead:
                 return
             if asked in self._running or asked in self._done:
                 continue
-            call = replace(
-                self.call, arguments=(*self.call.arguments, asked), files=(self.source(), *self.call.files)
-            )
+            arguments = (*self.call.arguments, self.floor(), asked)
+            call = replace(self.call, arguments=arguments, files=(self.source(), *self.call.files))
             self.cluster.start(asked, call)
             self._running.add(asked)
             self._asked += 1

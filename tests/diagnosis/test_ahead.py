@@ -119,7 +119,7 @@ def test_a_call_has_the_source_first_and_the_question_last() -> None:
     call = workers.calls[0]
     assert (call.function, call.files[0].path) == ("module:name", "/m.onnx")
     assert call.arguments[0] == "order"
-    assert call.arguments[1].stage == STAGE
+    assert call.arguments[-1].stage == STAGE
 
 
 def test_nothing_is_started_twice_nor_more_than_there_is_room_for() -> None:
