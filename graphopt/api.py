@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ from graphopt.shipping import ready
 from graphopt.storage import empty_folder
 
 if TYPE_CHECKING:
+    from graphopt.diagnosis.ahead import Ahead
     from graphopt.diagnosis.diagnose import Diagnosis
     from graphopt.numerics.pair import CheckReport
 
@@ -234,6 +236,7 @@ def diagnose(
     memory: int | None = None,
     cache: bool = True,
     gate: Gate | None = None,
+    cluster: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Diagnosis:
     """Name what makes a pipeline's result wrong, or what ONNX Runtime does when it loads a model.
@@ -265,11 +268,13 @@ def diagnose(
         memory: Bytes that a worker process may use.
         cache: Whether results of tools are kept on disk.
         gate: Rewrites and components that must not run, beside ``skip``.
+        cluster: The address of a Dask scheduler, whose workers make trials before the search asks for them.
         tell: Is told what is being tried, in a few words.
 
     Raises:
         BadInput: The model, the pipeline or an option cannot be used.
         SourceDiffers: The source is not what ``reference`` says.
+        MissingExtra: ``cluster`` is given, and Dask is not installed.
     """
     from graphopt.diagnosis.diagnose import diagnose_loading, diagnose_pipeline
 
@@ -290,12 +295,18 @@ def diagnose(
     )
     if against is not None and pipeline is not None:
         raise BadInput("Give either a pipeline or a model to diagnose against, not both.")
+    if against is not None and cluster is not None:
+        raise BadInput("Two models are compared without trials: leave out the cluster.")
     folder = None if repro is None else empty_folder(Path(repro))
     plain = f"{RUNTIME_PASS}{{level=all}}"
     plan = make_plan(
         plain if pipeline is None else pipeline, plugins, skip, options or {}, None, None, said, session
     )
-    with open_job("diagnose", model, plan, gate, memory=memory, cache=cache) as job:
+    with (
+        _workers(cluster, plugins) as ahead_of,
+        open_job("diagnose", model, plan, gate, memory=memory, cache=cache) as job,
+    ):
+        ahead = ahead_of(job)
         if against is not None:
             found = job.compare(against, folder, tell)
         elif pipeline is None:
@@ -304,15 +315,29 @@ def diagnose(
                     f"Without a pipeline, '{RUNTIME_PASS}' is all there is to diagnose: leave out"
                     f" --skip {RUNTIME_PASS}, or give a --pipeline."
                 )
-            found = diagnose_loading(job.stages(tell, plain=True), job.record, folder)
+            found = diagnose_loading(job.stages(tell, plain=True, ahead=ahead), job.record, folder)
         else:
-            found = diagnose_pipeline(job.stages(tell), job.record, folder)
+            found = diagnose_pipeline(job.stages(tell, ahead=ahead), job.record, folder)
         if against is None:
             note_checker(found.record, job.checker)
+        found.help = None if ahead is None else ahead.help
         look = found.full
         found.record.diagnosis = DiagnosisEntry(found.verdict, found.reason, look.effect, look.entry)
         found.record.seconds = time.perf_counter() - begin
         return found
+
+
+@contextmanager
+def _workers(address: str | None, plugins: Sequence[str | Path]) -> Generator[Callable[[Job], Ahead | None]]:
+    """What has trials of a job made ahead by the workers at an address, if there is one."""
+    if address is None:
+        yield lambda _: None
+        return
+    # Dask is an extra.
+    from graphopt.elsewhere import ahead_of, connected
+
+    with connected(address) as cluster:
+        yield lambda job: ahead_of(job, cluster, plugins)
 
 
 def check(

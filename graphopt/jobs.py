@@ -28,6 +28,7 @@ from graphopt.rewrite.passes import OpaquePass
 from graphopt.storage import sha256
 
 if TYPE_CHECKING:
+    from graphopt.diagnosis.ahead import Ahead
     from graphopt.diagnosis.diagnose import Diagnosis
     from graphopt.diagnosis.stages import Stages
     from graphopt.numerics.trial import TrialChecker
@@ -63,13 +64,20 @@ class Job:
     path: Path | None = None
     instruments: tuple[Instrument, ...] = ()
 
-    def stages(self, tell: Callable[[str], None] = lambda _: None, *, plain: bool = False) -> Stages:
+    def stages(
+        self,
+        tell: Callable[[str], None] = lambda _: None,
+        *,
+        plain: bool = False,
+        ahead: Ahead | None = None,
+    ) -> Stages:
         """The stages of a search.
 
         Args:
             tell: Is told what is being tried.
             plain: Whether to leave the pipeline out and look only at how the source is loaded; what the gate
                 keeps from the pass that does the same is left out then.
+            ahead: Makes trials on a cluster before they are asked for.
         """
         from graphopt.diagnosis.stages import Stages
 
@@ -87,6 +95,7 @@ class Job:
             loading_off=self.gate.disabled(RUNTIME_PASS, frozenset) if plain else frozenset(),
             instruments=self.instruments,
             tell=tell,
+            ahead=ahead,
         )
 
     def compare(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphopt.cli import completing
 from graphopt.cli import options as o
+
+if TYPE_CHECKING:
+    from graphopt.diagnosis.ahead import Help
 
 _CODES = {"right": 0, "culprits": 1, "unexplained": 1, "undecided": 4}
 
@@ -50,6 +53,7 @@ def diagnose(
     session: o.Session = None,
     timeout: o.Timeout = None,
     memory: o.Memory = None,
+    cluster: o.Cluster = None,
     record: o.RecordFile = None,
     report: o.ReportFile = None,
     json: o.Json = False,
@@ -98,6 +102,7 @@ def diagnose(
             timeout=timeout,
             memory=o.memory(memory),
             cache=not no_cache,
+            cluster=cluster,
             tell=telling,
         )
     heal = "" if against is not None else typed("run", model, pipeline, plugin, setting, inputs, export)
@@ -107,4 +112,12 @@ def diagnose(
     if report is not None:
         write_report(found.record, report, o.as_typed(context), kept={source.resolve()})
     print_diagnosis(found, heal, json=json, quiet=quiet)
+    if found.help is not None and not quiet and not json:
+        typer.echo(_helped(found.help), err=True)
     return _CODES[found.verdict]
+
+
+def _helped(found: Help) -> str:
+    unused = found.asked - found.used
+    said = f"The cluster made {found.used} of the trials, and {unused} that were not needed."
+    return f"{said} Its workers were not asked further: {found.problem}." if found.problem else said

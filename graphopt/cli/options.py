@@ -136,6 +136,14 @@ Memory = Annotated[
         "--memory", metavar="SIZE", help="Most memory of a worker, as 2GB or 800MB (default: 80 % of all)."
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Of a Dask scheduler: its workers make trials ahead, the answer is the same.",
+    ),
+]
 ClusterAddress = Annotated[
     str | None,
     typer.Option(

@@ -54,9 +54,14 @@ class Cluster:
         return self._client.scheduler_info(n_workers=-1)["workers"]
 
     @property
+    def places(self) -> int:
+        """How many calls run at once."""
+        return max(1, sum(worker["nthreads"] for worker in self.workers.values()))
+
+    @property
     def room(self) -> int:
         """How many calls to have under way, so that no worker waits."""
-        return max(1, sum(worker["nthreads"] for worker in self.workers.values())) * _AHEAD
+        return self.places * _AHEAD
 
     @property
     def dashboard(self) -> str:

@@ -13,13 +13,13 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from graphopt.diagnosis.asking import Tell
 from graphopt.diagnosis.describe import CAUSES, diverging, place_entry, worst_feed
 from graphopt.diagnosis.diagnose import Diagnosis
 from graphopt.diagnosis.locating.evidence import Evidence, explain
 from graphopt.diagnosis.locating.localize import localize
 from graphopt.diagnosis.locating.renaming import is_renamed, rename
 from graphopt.diagnosis.remake import Pair
-from graphopt.diagnosis.trials import Tell
 from graphopt.diagnosis.writing import Reproduction, write_reproduction
 from graphopt.model import Model
 from graphopt.numerics.effects import VALUES

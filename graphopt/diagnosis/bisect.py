@@ -4,17 +4,20 @@ A unit is whatever can be left out: a rewrite, a component of a tool. The search
 knows nothing of what it runs. It goes as LLVM's ``-opt-bisect-limit`` does: everything off passes,
 everything on fails, then halve to the unit at which it turns; halve again for each further unit that it
 takes, as deletion-based searches for a minimal conflict do (Junker's QuickXplain, 2004, is of that kind).
+
+It asks one question at a time, and what it asks next hangs on the answers alone. Before it asks, it tells the
+experiment what it may ask soon, so that some of it can be tried at the same time.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
-Unit = TypeVar("Unit", bound=Hashable)
-_Asked = TypeVar("_Asked", bound=Hashable, contravariant=False)
+from graphopt.diagnosis import foresight
+from graphopt.diagnosis.experiment import Experiment, Only, Question, Ran, Unit, Without
 
 _MOST_HINTS = 16
 """Above this many suspects, of which each may be a culprit, they are searched for like all others."""
@@ -23,38 +26,6 @@ _MOST_FALSE = 3
 _MOST_ALTERNATIVES = 6
 _MOST_COMPANIONS = 12
 """Above this many units beside the one that turns it, a set is not made any smaller."""
-
-
-@dataclass(frozen=True)
-class Ran(Generic[Unit]):
-    """What came of a trial with everything on but some units.
-
-    Attributes:
-        failed: Whether it failed.
-        units: The units that took effect, in their order.
-        hints: Units that are suspected for another reason, the first one most. One that is not among
-            ``units`` stands for several of them at once.
-    """
-
-    failed: bool
-    units: tuple[Unit, ...] = ()
-    hints: tuple[Unit, ...] = ()
-
-
-class Experiment(Protocol[_Asked]):
-    """What the search asks. Each method is a function of its argument: equal questions, equal answers."""
-
-    def without(self, off: frozenset[_Asked]) -> Ran[_Asked]:
-        """Run with everything on but ``off``; other units may take their place."""
-        ...
-
-    def only(self, on: frozenset[_Asked]) -> bool:
-        """Run with everything off but ``on``; returns whether it failed."""
-        ...
-
-    def effective(self, on: frozenset[_Asked]) -> frozenset[_Asked]:
-        """Which of ``on`` took effect in the trial ``only(on)``; costs no trial."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -97,7 +68,7 @@ class OutOfTrials(Exception):
 
 
 class _Cached(Generic[Unit]):
-    """Asks the experiment each question once, and counts."""
+    """Asks the experiment each question once, and counts what was asked."""
 
     def __init__(self, experiment: Experiment[Unit], limit: int) -> None:
         self._experiment = experiment
@@ -128,6 +99,14 @@ class _Cached(Generic[Unit]):
     def effective(self, on: frozenset[Unit]) -> frozenset[Unit]:
         return self._experiment.effective(on)
 
+    def foresee(self, questions: Iterable[Question[Unit]]) -> None:
+        self._experiment.foresee(question for question in questions if not self._knows(question))
+
+    def _knows(self, question: Question[Unit]) -> bool:
+        if isinstance(question, Only):
+            return question.on in self._only
+        return question.off in self._without
+
 
 def search(experiment: Experiment[Unit], *, limit: int = 400) -> Findings[Unit]:
     """Find every smallest failing set that leaving out the others does not hide.
@@ -145,8 +124,12 @@ def search(experiment: Experiment[Unit], *, limit: int = 400) -> Findings[Unit]:
     off: frozenset[Unit] = frozenset()
     clean, problem = False, ""
     try:
-        if not cached.without(off).failed:
+        ran = cached.without(off)
+        if not ran.failed:
             return Findings(trials=cached.trials)
+        cached.foresee(
+            itertools.chain([Only(off)], foresight.after_failing(ran.units, _hints(ran, off), off))
+        )
         if cached.fails(frozenset()):
             problem = "it fails with everything off as well"
             return Findings(clean=False, trials=cached.trials, problem=problem)
@@ -172,9 +155,11 @@ def _clear(
         ran = cached.without(off)
         if not ran.failed:
             return off, True, ""
-        found = _suspected(cached, ran, off)
+        units, hints = [unit for unit in ran.units if unit not in off], _hints(ran, off)
+        cached.foresee(foresight.after_failing(units, hints, off))
+        found = _suspected(cached, ran, hints)
         if not found:
-            smallest = _smallest(cached, [unit for unit in ran.units if unit not in off])
+            smallest = _smallest(cached, units, off)
             if smallest is None:
                 return off, False, "it fails by something that cannot be switched off in parts"
             found = [smallest]
@@ -182,11 +167,14 @@ def _clear(
         off |= {culprit.members[-1] for culprit in found}
 
 
-def _suspected(cached: _Cached[Unit], ran: Ran[Unit], off: frozenset[Unit]) -> list[Culprit[Unit]]:
+def _hints(ran: Ran[Unit], off: frozenset[Unit]) -> list[Unit]:
+    return [hint for hint in ran.hints if hint not in off][:_MOST_HINTS]
+
+
+def _suspected(cached: _Cached[Unit], ran: Ran[Unit], hints: Sequence[Unit]) -> list[Culprit[Unit]]:
     """The suspects that fail alone; none where the first of them do not."""
-    hints = [hint for hint in ran.hints if hint not in off]
     found: list[Culprit[Unit]] = []
-    for place, hint in enumerate(hints[:_MOST_HINTS]):
+    for place, hint in enumerate(hints):
         if cached.fails(frozenset({hint})):
             found.append(Culprit((hint,)))
             if hint not in ran.units:
@@ -196,10 +184,11 @@ def _suspected(cached: _Cached[Unit], ran: Ran[Unit], off: frozenset[Unit]) -> l
     return found
 
 
-def _smallest(cached: _Cached[Unit], units: Sequence[Unit]) -> Culprit[Unit] | None:
+def _smallest(cached: _Cached[Unit], units: Sequence[Unit], off: frozenset[Unit]) -> Culprit[Unit] | None:
     """One smallest failing set; None where all units together do not fail."""
     low, high = 0, len(units)
     while high - low > 1:
+        cached.foresee(foresight.halvings(units, low, high))
         middle = (low + high) // 2
         if cached.fails(frozenset(units[:middle])):
             high = middle
@@ -207,6 +196,7 @@ def _smallest(cached: _Cached[Unit], units: Sequence[Unit]) -> Culprit[Unit] | N
             low = middle
     if not units:
         return None
+    cached.foresee(foresight.at_turning(units, high - 1, off))
     turning, before = units[high - 1], list(units[: high - 1])
     background = frozenset({turning})
     if cached.fails(background):
@@ -226,7 +216,10 @@ def _companions(cached: _Cached[Unit], turning: Unit, candidates: list[Unit]) ->
     """
     found: list[Unit] = []
     rest, chained = candidates, False
-    while not cached.fails(frozenset({turning, *found})):
+    while True:
+        cached.foresee(foresight.beside(rest, frozenset({turning, *found}), chained=chained))
+        if cached.fails(frozenset({turning, *found})):
+            return found
         if len(found) >= _MOST_COMPANIONS:
             return [*rest, *found]
         ground = frozenset({turning, *found})
@@ -234,6 +227,7 @@ def _companions(cached: _Cached[Unit], turning: Unit, candidates: list[Unit]) ->
         if chained and high > 1 and not cached.fails(ground | frozenset(rest[:-1])):
             low = high - 1
         while high - low > 1:
+            cached.foresee(foresight.halvings(rest, low, high, ground))
             middle = (low + high) // 2
             if cached.fails(ground | frozenset(rest[:middle])):
                 high = middle
@@ -243,7 +237,6 @@ def _companions(cached: _Cached[Unit], turning: Unit, candidates: list[Unit]) ->
         chained = high == len(rest)
         found.insert(0, rest[high - 1])
         rest = rest[: high - 1]
-    return found
 
 
 def _sorted_out(cached: _Cached[Unit], units: list[Unit], turning: Unit) -> Culprit[Unit] | None:
@@ -251,10 +244,12 @@ def _sorted_out(cached: _Cached[Unit], units: list[Unit], turning: Unit) -> Culp
     if len(units) > _MOST_COMPANIONS:
         whole = frozenset(units)
         rest = tuple(unit for unit in units if unit != turning)
+        cached.foresee([Only(whole), Only(frozenset(rest))])
         confirmed = cached.fails(whole) and not cached.fails(frozenset(rest))
         return Culprit((turning,), rest, confirmed)
     kept = list(units)
     for unit in units:
+        cached.foresee(foresight.each_left_out(tuple(kept)))
         rest = frozenset(kept) - {unit}
         if len(kept) > 1 and cached.fails(rest):
             kept.remove(unit)
@@ -272,23 +267,30 @@ def _sorted_out(cached: _Cached[Unit], units: list[Unit], turning: Unit) -> Culp
 
 def _find_overlapping(cached: _Cached[Unit], culprits: list[Culprit[Unit]], off: frozenset[Unit]) -> bool:
     """Look for a set that shares the unit left out of another: leave out another unit of it instead."""
-    for culprit in list(culprits):
+    choices = list(_alternatives(culprits, off))
+    for place, instead in enumerate(choices):
+        cached.foresee(Without(choice) for choice in choices[place:])
+        ran = cached.without(instead)
+        if not ran.failed:
+            continue
+        found = _smallest(cached, [unit for unit in ran.units if unit not in instead], instead)
+        if found is not None and found not in culprits:
+            culprits.append(found)
+            return True
+    return False
+
+
+def _alternatives(culprits: Sequence[Culprit[Unit]], off: frozenset[Unit]) -> Iterator[frozenset[Unit]]:
+    """What else could be left out, and would hit every culprit as well."""
+    for culprit in culprits:
         together = (*culprit.needs, *culprit.members)
         chosen = [unit for unit in together if unit in off]
         if len(chosen) != 1 or len(together) > _MOST_ALTERNATIVES:
             continue
         for other in (unit for unit in together if unit not in off):
             instead = off - set(chosen) | {other}
-            if any(instead.isdisjoint((*known.needs, *known.members)) for known in culprits):
-                continue
-            ran = cached.without(instead)
-            if not ran.failed:
-                continue
-            found = _smallest(cached, [unit for unit in ran.units if unit not in instead])
-            if found is not None and found not in culprits:
-                culprits.append(found)
-                return True
-    return False
+            if not any(instead.isdisjoint((*known.needs, *known.members)) for known in culprits):
+                yield instead
 
 
 def _fewest(cached: _Cached[Unit], culprits: list[Culprit[Unit]], off: frozenset[Unit]) -> frozenset[Unit]:

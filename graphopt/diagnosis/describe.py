@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from graphopt.diagnosis.asking import Tell
 from graphopt.diagnosis.bisect import Culprit
 from graphopt.diagnosis.loading import LoadTrials
 from graphopt.diagnosis.locating import evidence as evidences
 from graphopt.diagnosis.locating.evidence import Evidence, explain
 from graphopt.diagnosis.locating.localize import Drift, Localization, localize
 from graphopt.diagnosis.stages import member_of, skip_of
-from graphopt.diagnosis.trials import PipelineTrials, Tell
+from graphopt.diagnosis.trials import PipelineTrials
 from graphopt.model import Model
 from graphopt.numerics.effects import VALUES
 from graphopt.numerics.feeding.feeds import FeedSet

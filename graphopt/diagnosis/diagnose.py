@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from graphopt.diagnosis.ahead import Help
 from graphopt.diagnosis.describe import Case, Describer, brief_entry, is_innocent
 from graphopt.diagnosis.repro import write_repro
 from graphopt.diagnosis.stages import Found, Stages
@@ -29,12 +30,14 @@ class Diagnosis:
             ``unexplained`` where it is wrong and has none; ``undecided`` where it may be rounding.
         reason: One sentence.
         full: What was seen with everything on.
+        help: What workers of a cluster did for it; None where there were none.
     """
 
     record: Record
     verdict: Outcome
     reason: str
     full: Look = field(default_factory=lambda: Look(False))
+    help: Help | None = None
 
     @property
     def culprits(self) -> list[CulpritEntry]:

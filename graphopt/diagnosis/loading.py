@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graphopt.diagnosis.bisect import Ran
-from graphopt.diagnosis.trials import Tell, Trial, component_names, described, leaves
+from graphopt.diagnosis.ahead import Seen
+from graphopt.diagnosis.asking import Asking, described
+from graphopt.diagnosis.experiment import Only, Question, Without
+from graphopt.diagnosis.trials import Trial, component_names, leaves
 from graphopt.errors import BadInput, PassError, ToolFailed
 from graphopt.model import Model
 from graphopt.numerics.trial import Look, TrialChecker
@@ -31,7 +33,7 @@ class _Saved:
 
 
 @dataclass
-class LoadTrials:
+class LoadTrials(Asking):
     """The search's `Experiment` over what ONNX Runtime does when it loads a file.
 
     Attributes:
@@ -53,7 +55,6 @@ class LoadTrials:
     steps: tuple[Pass, ...] = ()
     base: frozenset[str] = frozenset()
     config: dict[str, str] = field(default_factory=dict[str, str])
-    tell: Tell = lambda _: None
     full: Trial | None = None
     _only: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
     _without: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
@@ -67,30 +68,28 @@ class LoadTrials:
             sentence = f"Pass '{self.step.name}' has no component '{name}' to skip: "
             raise BadInput(sentence + (hint.strip() or f"it has {', '.join(sorted(self._known))}."))
 
-    def without(self, off: frozenset[Unit]) -> Ran[Unit]:
-        """Load with all of the optimizer but ``off``."""
-        trial = self.without_trial(off)
-        hints = self._saved(self._off(off)).suspects if trial.look.failed else ()
-        return Ran(trial.look.failed, trial.units, hints)
+    def here(self, question: Question[Unit]) -> Seen:
+        """Answer a question on this machine: load with all of the optimizer but some, or with some only."""
+        if isinstance(question, Only):
+            return Seen(self.only_trial(question.on).look.failed)
+        trial = self.without_trial(question.off)
+        hints = self._saved(self._off(question.off)).suspects if trial.look.failed else ()
+        return Seen(trial.look.failed, trial.units, hints)
 
     def without_trial(self, off: frozenset[Unit]) -> Trial:
-        """The trial behind `without`."""
+        """The trial with all of the optimizer but ``off``, made here."""
         if off not in self._without:
-            self.tell("all on" if not off else f"without {', '.join(map(str, sorted(off, key=str)))}")
+            self.tell(described(Without(off)) if off else "all on")
             look = self._look(self._off(off))
             units = self._saved(self._off(off)).units if look.failed else ()
             self._without[off] = Trial(look, units)
             self.full = self.full or self._without[off]
         return self._without[off]
 
-    def only(self, on: frozenset[Unit]) -> bool:
-        """Load with nothing of the optimizer but ``on``."""
-        return self.only_trial(on).look.failed
-
     def only_trial(self, on: frozenset[Unit]) -> Trial:
-        """The trial behind `only`."""
+        """The trial with nothing of the optimizer but ``on``, made here."""
         if on not in self._only:
-            self.tell(described(on))
+            self.tell(described(Only(on)))
             self._only[on] = Trial(self._look(self.disabled(on)))
         return self._only[on]
 

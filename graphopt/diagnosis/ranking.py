@@ -14,7 +14,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from graphopt.diagnosis.trials import PipelineTrials, Tell, Trial
+from graphopt.diagnosis.asking import Tell
+from graphopt.diagnosis.trials import PipelineTrials, Trial
 from graphopt.errors import BadInput, PassError
 from graphopt.model import Model
 from graphopt.numerics.trial import Look, TrialChecker

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from graphopt.diagnosis.ahead import Ahead, Stage, StageAhead
+from graphopt.diagnosis.asking import Tell
 from graphopt.diagnosis.bisect import Culprit, Findings, search
 from graphopt.diagnosis.loading import LoadTrials
 from graphopt.diagnosis.ranking import Ranker, Ranking, overdone
-from graphopt.diagnosis.trials import PipelineTrials, Tell, Trial, base_name, component_names
+from graphopt.diagnosis.trials import PipelineTrials, Trial, base_name, component_names
 from graphopt.model import Model
 from graphopt.numerics.loading import RIGHT, Loaded, check_loaded, written
 from graphopt.numerics.trial import TrialChecker
@@ -24,6 +27,7 @@ from graphopt.rewrite.gate import Gate, SiteKey, Skip, Unit
 from graphopt.rewrite.passes import OpaquePass, Pass
 
 MOST_TRIALS = 400
+_OTHERS = "they came to another answer than this machine"
 
 
 @dataclass(slots=True)
@@ -99,6 +103,7 @@ class Stages:
         instruments: What else watches the runs.
         tell: Is told what is being tried.
         limit: The most trials of a stage.
+        ahead: Makes trials on a cluster before they are asked for; None for nothing but this machine.
     """
 
     pipeline: Pipeline
@@ -112,6 +117,7 @@ class Stages:
     instruments: tuple[Instrument, ...] = ()
     tell: Tell = lambda _: None
     limit: int = MOST_TRIALS
+    ahead: Ahead | None = None
 
     def search(self) -> Found:
         """Search both stages; the second one only where the first one leaves a model that is right.
@@ -122,6 +128,9 @@ class Stages:
         """
         trials, rankings, full = self._ranked()
         findings = search(trials, limit=self.limit)
+        if self.ahead is not None and not trials.agrees(findings):
+            self.ahead.give_up(_OTHERS)
+            return replace(self, ahead=None).search()
         found = Found(trials.last_run(findings.off), trials, findings, rankings=rankings, full=full)
         if found.outcome.failure is None and findings.clean:
             self._load(found)
@@ -136,7 +145,14 @@ class Stages:
         gate, rankings, first = self.gate, list[Ranking](), None
         while True:
             trials = PipelineTrials(
-                self.pipeline, gate, self.origin, self.checker, self.tools, self.instruments, self.tell
+                self.pipeline,
+                gate,
+                self.origin,
+                self.checker,
+                self.tools,
+                self.instruments,
+                tell=self.tell,
+                elsewhere=self._elsewhere(Stage(gate)),
             )
             trial = trials.without_trial(frozenset())
             first = first or trial
@@ -162,8 +178,42 @@ class Stages:
         outcome = passes.last_run(frozenset())
         found = Found(outcome, passes, Findings())
         trials = self._load_trials(outcome.model, self.checker.source_path, (), self.config)
-        found.loading, found.at_load = trials, search(trials, limit=self.limit)
+        trials.elsewhere = self._elsewhere(Stage.of_loading(self.gate, self.config, plain=True))
+        found.loading, found.at_load = trials, self._searched(trials)
         return found
+
+    def _searched(self, trials: LoadTrials) -> Findings[Unit]:
+        findings = search(trials, limit=self.limit)
+        if self.ahead is not None and not trials.agrees(findings):
+            self.ahead.give_up(_OTHERS)
+            trials.alone()
+            findings = search(trials, limit=self.limit)
+        return findings
+
+    def _elsewhere(self, stage: Stage) -> StageAhead | None:
+        return None if self.ahead is None else StageAhead(self.ahead, stage)
+
+    def load_trials_of(self, stage: Stage, stack: ExitStack) -> LoadTrials:
+        """The trials of a stage that loads a file, as they are made on a worker.
+
+        Args:
+            stage: The stage.
+            stack: Keeps the file.
+        """
+        assert stage.off is not None
+        trials = self.trials_of(stage)
+        outcome = trials.last_run(stage.off)
+        path = self.checker.source_path
+        if not stage.plain:
+            path = stack.enter_context(written(outcome.model))
+        steps = () if stage.plain else tuple(outcome.steps)
+        return self._load_trials(outcome.model, path, steps, dict(stage.config))
+
+    def trials_of(self, stage: Stage) -> PipelineTrials:
+        """The trials of the passes of a stage, as they are made on a worker: the checker is started."""
+        pipeline, gate = (Pipeline(), Gate()) if stage.plain else (self.pipeline, stage.gate)
+        self.checker.start(self.origin(), [item.step for item in pipeline.steps()])
+        return PipelineTrials(pipeline, gate, self.origin, self.checker, self.tools)
 
     def _load(self, found: Found) -> None:
         outcome = found.outcome
@@ -175,7 +225,9 @@ class Stages:
             if loaded.check.verdict in RIGHT:
                 return
             trials = self._load_trials(outcome.model, path, tuple(outcome.steps), loaded.config)
-            found.loading, found.at_load = trials, search(trials, limit=self.limit)
+            stage = Stage.of_loading(found.passes.base, loaded.config, found.in_passes.off)
+            trials.elsewhere = self._elsewhere(stage)
+            found.loading, found.at_load = trials, self._searched(trials)
             off = component_names(found.at_load.off)
             if found.at_load.clean and off:
                 entries = with_disabled(loaded.config, off)
@@ -193,7 +245,7 @@ class Stages:
             steps,
             self.loading_off,
             dict(config),
-            self.tell,
+            tell=self.tell,
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from graphopt.diagnosis.bisect import Ran
+from graphopt.diagnosis.ahead import Manner, Seen
+from graphopt.diagnosis.asking import Asking, described
+from graphopt.diagnosis.experiment import Only, Question, Without
 from graphopt.errors import BadInput, PassError, ToolFailed
 from graphopt.model import Model
 from graphopt.numerics.effects import failure_effect
@@ -18,7 +20,6 @@ from graphopt.record.data import PassEntry
 from graphopt.rewrite.gate import Gate, Part, SiteKey, Unit
 from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass
 
-Tell = Callable[[str], None]
 _LIMIT_AFTER_HANG = 60.0
 _MANY = 8
 """Wrong sites of a pass above which it is no use to tell them apart."""
@@ -57,7 +58,7 @@ def leaves(step: OpaquePass, components: Iterable[str]) -> Iterator[str]:
 
 
 @dataclass
-class PipelineTrials:
+class PipelineTrials(Asking):
     """The search's `Experiment` over a pipeline.
 
     Attributes:
@@ -67,7 +68,6 @@ class PipelineTrials:
         checker: Judges; started on the source already.
         tools: What foreign code runs with.
         instruments: What else watches the runs that are checked after every pass.
-        tell: Is told what is being tried.
         full: The run with everything on, once it was asked for.
     """
 
@@ -77,7 +77,6 @@ class PipelineTrials:
     checker: TrialChecker
     tools: Toolbox
     instruments: tuple[Instrument, ...] = ()
-    tell: Tell = lambda _: None
     full: Trial | None = None
     _latest: frozenset[Unit] | None = None
     _only: dict[frozenset[Unit], Trial] = field(default_factory=dict[frozenset[Unit], Trial])
@@ -88,32 +87,46 @@ class PipelineTrials:
     def __post_init__(self) -> None:
         self._steps: dict[str, Pass] = {item.instance: item.step for item in self.pipeline.steps()}
 
-    def without(self, off: frozenset[Unit]) -> Ran[Unit]:
-        """Run everything but ``off``, checked after every pass as a run is."""
-        trial = self.without_trial(off)
-        return Ran(trial.look.failed, trial.units, tuple(self._hints(trial)))
+    @property
+    def manner(self) -> Manner:
+        """How a trial is made now, after what earlier ones showed."""
+        return Manner(self._hidden, self.tools.timeout)
+
+    def here(self, question: Question[Unit]) -> Seen:
+        """Answer a question on this machine: everything but some, checked after every pass, or some only."""
+        if isinstance(question, Only):
+            return _seen(self.only_trial(question.on))
+        trial = self.without_trial(question.off)
+        return _seen(trial, tuple(self._hints(trial)))
+
+    def in_manner(self, question: Question[Unit], manner: Manner) -> Seen:
+        """See `Asking.in_manner`; nothing is kept of what was asked before."""
+        self._hidden = manner.every_place
+        self.tools = replace(self.tools, timeout=manner.timeout)
+        self._only.clear()
+        self._without.clear()
+        return self.here(question)
+
+    def learn(self, seen: Seen) -> None:
+        """Take from a checked trial how the ones that follow it are made."""
+        self._hidden = seen.hidden
+        if seen.hung:
+            limit = min(self.tools.timeout or _LIMIT_AFTER_HANG, _LIMIT_AFTER_HANG)
+            self.tools = replace(self.tools, timeout=limit)
 
     def without_trial(self, off: frozenset[Unit]) -> Trial:
-        """The trial behind `without`."""
+        """The trial with everything on but ``off``, made here."""
         if off not in self._without:
-            self.tell("everything on" if not off else f"without {', '.join(map(str, sorted(off, key=str)))}")
+            self.tell(described(Without(off)))
             self._without[off] = self._checked_run(off)
         return self._without[off]
 
-    def only(self, on: frozenset[Unit]) -> bool:
-        """Run nothing but ``on``."""
-        return self.only_trial(on).look.failed
-
     def only_trial(self, on: frozenset[Unit]) -> Trial:
-        """The trial behind `only`."""
+        """The trial with nothing on but ``on``, made here, in the manner in which it was asked for first."""
         if on not in self._only:
-            self.tell(described(on))
-            self._only[on] = self._run_only(on)
+            self.tell(described(Only(on)))
+            self._only[on] = self._run_only(on, self._manners.get(Only(on), self.manner))
         return self._only[on]
-
-    def effective(self, on: frozenset[Unit]) -> frozenset[Unit]:
-        """Which of ``on`` took effect when nothing else ran."""
-        return frozenset(self.only_trial(on).units) & on
 
     def model_of(self, on: frozenset[Unit]) -> Model | None:
         """The model that nothing but ``on`` makes; None where a pass fails."""
@@ -168,9 +181,9 @@ class PipelineTrials:
         name = base_name(instance)
         return [other for other in self._steps if base_name(other) == name]
 
-    def _manager(self, gate: Gate, *watchers: Instrument) -> PassManager:
+    def _manager(self, gate: Gate, *watchers: Instrument, tools: Toolbox | None = None) -> PassManager:
         return PassManager(
-            self.pipeline, gate=gate, instruments=watchers, tools=self.tools, components=self.known
+            self.pipeline, gate=gate, instruments=watchers, tools=tools or self.tools, components=self.known
         )
 
     def _checked_run(self, off: frozenset[Unit]) -> Trial:
@@ -179,9 +192,7 @@ class PipelineTrials:
         trial = self._look(outcome)
         if self.full is None:
             self.full = trial
-        if outcome.failure is not None and outcome.failure.status == "timed out":
-            limit = min(self.tools.timeout or _LIMIT_AFTER_HANG, _LIMIT_AFTER_HANG)
-            self.tools = replace(self.tools, timeout=limit)
+        self.learn(_seen(trial))
         return trial
 
     def _look(self, outcome: Outcome) -> Trial:
@@ -192,23 +203,17 @@ class PipelineTrials:
         if failure is not None:
             assert failure.check is not None
             entry = failure.check
-            # Only places say that it is wrong: trials must look at places, too.
-            self._hidden = (
-                entry.verdict == "broken"
-                and bool(entry.outputs)
-                and not any(output.verdict == "broken" for output in entry.outputs)
-            )
             return Trial(Look(True, "wrong values", entry.reason, entry), units, outcome)
-        self._hidden = False
         standing = [entry for entry in outcome.entries if entry.status == "changed"]
         last = standing[-1].check if standing else None
         if last is None or last.verdict != "undecided":
             return Trial(Look(False, "", "", last), units, outcome)
         return Trial(self.checker.look(outcome.model, outcome.steps), units, outcome)
 
-    def _run_only(self, on: frozenset[Unit]) -> Trial:
+    def _run_only(self, on: frozenset[Unit], manner: Manner) -> Trial:
+        tools = replace(self.tools, timeout=manner.timeout)
         try:
-            outcome = self._manager(replace(self.base, only=on)).run(self.origin)
+            outcome = self._manager(replace(self.base, only=on), tools=tools).run(self.origin)
         except BadInput as error:
             # A tool that refuses what this part of the pipeline makes of the model shows nothing.
             return Trial(Look(False, "", str(error)))
@@ -218,7 +223,7 @@ class PipelineTrials:
             return Trial(Look(True, failure_effect(failure), failure.message), units, outcome)
         if not outcome.steps:
             return Trial(Look(False), units, outcome)
-        look = self.checker.look(outcome.model, outcome.steps, every_place=self._hidden)
+        look = self.checker.look(outcome.model, outcome.steps, every_place=manner.every_place)
         return Trial(look, units, outcome)
 
     def _units(self, outcome: Outcome) -> Iterator[Unit]:
@@ -285,10 +290,15 @@ def _wrong_sites(outcome: Outcome, instance: str) -> Iterator[Unit]:
         yield keys[site.key]
 
 
-def described(on: frozenset[Unit]) -> str:
-    """Units, as a trial with nothing but them is told."""
-    if not on:
-        return "everything off"
-    if len(on) == 1:
-        return f"{next(iter(on))} alone"
-    return f"{len(on)} units"
+def _seen(trial: Trial, hints: tuple[Unit, ...] = ()) -> Seen:
+    failure = None if trial.outcome is None else trial.outcome.failure
+    entry = None if failure is None else failure.check
+    # Only places say that it is wrong: trials must look at places, too.
+    hidden = (
+        entry is not None
+        and entry.verdict == "broken"
+        and bool(entry.outputs)
+        and not any(output.verdict == "broken" for output in entry.outputs)
+    )
+    hung = failure is not None and failure.status == "timed out"
+    return Seen(trial.look.failed, trial.units, hints, hidden, hung)

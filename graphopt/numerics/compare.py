@@ -125,6 +125,11 @@ class Baseline:
         """The noise floor; None as long as nothing asked for it."""
         return self._floor
 
+    def adopt(self, floor: NoiseFloor) -> None:
+        """Take a noise floor that was measured elsewhere."""
+        self._floor = floor
+        self._levels.clear()
+
     def leaves(self, name: str) -> Sequence[Sequence[Leaf]]:
         """The reference arrays of an output on every feed."""
         return self._leaves[name]

@@ -16,7 +16,7 @@ from graphopt.numerics.lossy import demand_agreement, ratios
 from graphopt.numerics.options import Tolerances
 from graphopt.numerics.reference import Reference
 from graphopt.numerics.rounding.floor import NoiseFloor
-from graphopt.numerics.rounding.sampling import Sampler
+from graphopt.numerics.rounding.sampling import Sampler, is_cut
 from graphopt.numerics.runtime import Outcome, Runtime, SessionSpec
 from graphopt.numerics.slices import Leaf
 from graphopt.numerics.values import Array, digest, flatten
@@ -85,6 +85,7 @@ class Judge:
         self._sampler = sampler
         self._mapped: dict[tuple[int, ...], tuple[Sequence[Signature], _Expected]] = {}
         self._damage = DamageMeter(reference.metadata, reference.feeds)
+        self._adopted = False
         self.baseline = self._baseline(reference.outputs, self._measure)
 
     def _measure(self, baseline: Baseline, changes: Sequence[Signature] = ()) -> NoiseFloor:
@@ -98,6 +99,19 @@ class Judge:
         return self._baseline(
             outputs, lambda _: self.baseline.noise_floor() or NoiseFloor(), self.baseline.axes
         )
+
+    def adopt(self, floor: NoiseFloor) -> None:
+        """Take a noise floor of the reference's outputs that was measured elsewhere."""
+        self.baseline.adopt(floor)
+        self._adopted = True
+
+    @property
+    def hurried(self) -> bool:
+        """Whether a noise floor that was measured here has fewer samples than on a faster machine."""
+        mapped = [expected.baseline for _, expected in self._mapped.values()]
+        baselines = [*mapped, *([] if self._adopted else [self.baseline])]
+        floors = [baseline.measured for baseline in baselines]
+        return any(floor is not None and is_cut(floor, len(self._reference.feeds)) for floor in floors)
 
     @property
     def reference(self) -> Reference:

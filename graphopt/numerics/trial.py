@@ -17,6 +17,7 @@ from graphopt.numerics.effects import judged_effect, signature_effect
 from graphopt.numerics.judge import Judgement
 from graphopt.numerics.local.evidence import may_be_rounding, weigh
 from graphopt.numerics.lossy import combined_loss
+from graphopt.numerics.rounding.floor import NoiseFloor
 from graphopt.numerics.signature import signature_faults
 from graphopt.numerics.stepping import FAILING, OPEN, is_lossy, sentence, signatures
 from graphopt.pipeline.settings import with_disabled
@@ -57,6 +58,27 @@ class Look:
 
 class TrialChecker(Checker):
     """A checker that also answers the questions of a search; see `Checker` for its arguments."""
+
+    @property
+    def hurries(self) -> int:
+        """How often a closer look ended before it had seen everything; another machine may have more time."""
+        return 0 if self._reference is None else self._local.hurries
+
+    @property
+    def floor(self) -> str:
+        """The noise floor as a text; empty where nothing asked for it yet."""
+        floor = None if self._judge is None else self._judge.baseline.measured
+        return "" if floor is None else floor.to_json()
+
+    def adopt(self, floor: str) -> None:
+        """Take the noise floor that another machine has measured of this source; there from `start` on."""
+        assert self._judge is not None, "start comes first"
+        self._judge.adopt(NoiseFloor.from_json(floor))
+
+    @property
+    def hurried(self) -> bool:
+        """Whether a noise floor that was measured here comes from fewer samples than on a faster machine."""
+        return self._judge is not None and self._judge.hurried
 
     def look(self, model: Model, steps: Sequence[Pass], *, every_place: bool = False) -> Look:
         """Look at a model that passes made of the source.

@@ -442,13 +442,18 @@ def cache_key(step: OpaquePass, model: Model, disabled: frozenset[str], feeds: s
         "graphopt": __version__,
         "model": model.digest(),
         "pass": f"{cls.__module__}:{cls.__qualname__}",
-        "code": _code_digest(cls),
         "options": {name: repr(value) for name, value in step.options().items()},
         "disabled": sorted(disabled),
         "feeds": feeds,
-        "versions": {name: _version(name) for name in step.packages},
+        **code_of(step),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def code_of(step: Pass) -> dict[str, Any]:
+    """What decides what a pass does beside its options: its file, and the versions of what it calls."""
+    packages = step.packages if isinstance(step, OpaquePass) else ()
+    return {"code": _code_digest(type(step)), "versions": {name: _version(name) for name in packages}}
 
 
 def _version(package: str) -> str:
@@ -458,6 +463,6 @@ def _version(package: str) -> str:
         return "missing"  # the pass itself says so better
 
 
-def _code_digest(cls: type[OpaquePass]) -> str:
+def _code_digest(cls: type[Pass]) -> str:
     path = inspect.getsourcefile(cls)
     return "" if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()

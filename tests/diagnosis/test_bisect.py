@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.diagnosis.bisect import Culprit, Ran, search
+from graphopt.diagnosis.bisect import Culprit, search
+from graphopt.diagnosis.experiment import Only, Question, Ran, Without
 
 
 @dataclass
@@ -39,6 +42,9 @@ class World:
 
     def _fails(self, applied: frozenset[int]) -> bool:
         return self.always or any(fault <= applied for fault in self.faults)
+
+    def foresee(self, questions: Iterable[Question[int]]) -> None:
+        pass
 
     def without(self, off: frozenset[int]) -> Ran[int]:
         self.trials += 1
@@ -228,3 +234,84 @@ def test_suspect_that_stands_for_many_is_one_culprit() -> None:
     assert found.culprits == (Culprit((100,)),)
     assert found.clean
     assert found.trials == 4
+
+
+@dataclass
+class Announced:
+    """A world that writes down what is foreseen and what is asked."""
+
+    world: World
+    heeds: bool
+    foreseen: set[Question[int]] = field(default_factory=set[Question[int]])
+    asked: list[tuple[Question[int], bool]] = field(default_factory=list[tuple[Question[int], bool]])
+
+    def foresee(self, questions: Iterable[Question[int]]) -> None:
+        if self.heeds:
+            self.foreseen.update(questions)
+
+    def _note(self, question: Question[int]) -> None:
+        self.asked.append((question, question in self.foreseen))
+
+    def without(self, off: frozenset[int]) -> Ran[int]:
+        self._note(Without(off))
+        return self.world.without(off)
+
+    def only(self, on: frozenset[int]) -> bool:
+        self._note(Only(on))
+        return self.world.only(on)
+
+    def effective(self, on: frozenset[int]) -> frozenset[int]:
+        return self.world.effective(on)
+
+    @property
+    def surprises(self) -> list[Question[int]]:
+        return [question for question, foreseen in self.asked if not foreseen]
+
+
+@settings(max_examples=300, deadline=None)
+@given(worlds(), st.lists(st.integers(0, 299), max_size=4, unique=True))
+def test_foresight_changes_no_question_no_answer_and_no_count(world: World, hints: list[int]) -> None:
+    world.hints = tuple(hint for hint in hints if hint < world.units)
+    heeding, blind = Announced(world, heeds=True), Announced(world, heeds=False)
+    assert search(heeding) == search(blind)
+    assert [question for question, _ in heeding.asked] == [question for question, _ in blind.asked]
+
+
+@settings(max_examples=300, deadline=None)
+@given(worlds(), st.lists(st.integers(0, 299), max_size=4, unique=True))
+def test_every_trial_of_some_units_is_foreseen(world: World, hints: list[int]) -> None:
+    world.hints = tuple(hint for hint in hints if hint < world.units)
+    announced = Announced(world, heeds=True)
+    search(announced)
+    surprises = announced.surprises
+    assert surprises[0] == Without(frozenset())
+    assert all(isinstance(question, Without) for question in surprises)
+
+
+def test_all_but_the_first_trial_is_foreseen_where_units_fail_alone() -> None:
+    announced = Announced(World(500, [frozenset({20}), frozenset({70})]), heeds=True)
+    assert members(search(announced).culprits) == {frozenset({20}), frozenset({70})}
+    assert announced.surprises == [Without(frozenset())]
+
+
+def test_alternatives_are_foreseen_together() -> None:
+    announced = Announced(World(50, [frozenset({5, 30, 31, 32})]), heeds=True)
+    search(announced)
+    others = [
+        question for question, foreseen in announced.asked if isinstance(question, Without) and foreseen
+    ]
+    assert {Without(frozenset({unit})) for unit in (5, 30, 31)} <= set(others)
+
+
+def test_the_next_two_halvings_are_foreseen_with_the_first() -> None:
+    class Two(World):
+        def foresee(self, questions: Iterable[Question[int]]) -> None:
+            ordered = iter(questions)
+            first.append(next(ordered, None))
+            told.append(list(itertools.islice(ordered, 2)))
+
+    first: list[Question[int] | None] = []
+    told: list[list[Question[int]]] = []
+    search(Two(64, [frozenset({40})]))
+    place = first.index(Only(frozenset(range(32))))
+    assert told[place] == [Only(frozenset(range(16))), Only(frozenset(range(48)))]

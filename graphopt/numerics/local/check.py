@@ -9,7 +9,7 @@ from pathlib import Path
 
 from graphopt.numerics.feeding.feeds import FeedSet
 from graphopt.numerics.local.regions import TOO_LARGE
-from graphopt.numerics.local.served import Looked
+from graphopt.numerics.local.served import NO_TIME, Looked
 from graphopt.numerics.runtime import SessionSpec
 from graphopt.pipeline.worker import Worker
 from graphopt.record.data import LocalCheck, LocalSummary, RegionEntry, SiteEntry
@@ -107,6 +107,9 @@ class LocalChecker:
         spec: How the models run.
         feeds: The feeds of the check; the first few with unlike distributions are used.
         weights: Bytes of weights that the models have, about.
+
+    Attributes:
+        hurries: How many checks did not look at everything, as time was short, or for what befell a process.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class LocalChecker:
         self._worker = worker
         self._spec = spec
         self._feeds = list(feeds[:_MOST_FEEDS])
+        self.hurries = 0
 
     def check(self, before: Path, after: Path, seconds: float = _SECONDS) -> LocalReport:
         """Compare two files of one signature."""
@@ -133,8 +137,10 @@ class LocalChecker:
             timeout=seconds + self._grace,
         )
         if reply.status != "ok":
+            self.hurries += 1
             return LocalReport(problem=f"the local check ended early: {reply.error or reply.status}")
         regions: list[Looked] = reply.value
+        self.hurries += any(region.reason == NO_TIME for region in regions)
         return LocalReport(tuple(regions))
 
 

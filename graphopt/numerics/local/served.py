@@ -31,6 +31,7 @@ _EDGES = frozenset(
 _EDGE_SHARE = 1e-3
 # Here constants say how large the result is.
 _SIZING = frozenset({"Range", "Resize", "Upsample"})
+NO_TIME = "no time was left"
 _SAMPLES = 3
 _UNIT = float(np.finfo(np.float32).eps)
 _CHUNK_BYTES = 256 << 20
@@ -143,7 +144,7 @@ class _Look:
 
     def _compare(self, region: Region, at: Looked, activations: Mapping[str, Array]) -> None:
         if time.monotonic() > self._deadline:
-            at.take(Judged("not checked", reason="no time was left"), region.values[0])
+            at.take(Judged("not checked", reason=NO_TIME), region.values[0])
             return
         absent = [name for name in (*region.frontier, *region.values) if name not in activations]
         if absent:

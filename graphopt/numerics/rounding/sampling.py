@@ -180,6 +180,11 @@ class Sampler:
         return NoiseFloor(*tally.result(), notes=tuple(notes)), False
 
 
+def is_cut(floor: NoiseFloor, feeds: int) -> bool:
+    """Whether time was too short for all samples of a floor on so many feeds."""
+    return bool(floor.samples) and sum(floor.samples) < _FIRST + _OTHERS * (feeds - 1)
+
+
 def _failed(outcome: Outcome, done: int) -> str:
     return f"The source with noise does not run (after {done} samples): {outcome.error}"
 
