@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from graphopt.rewrite.pattern import PatternPass as PatternPass
     from graphopt.rewrite.patterns.matcher import PatternMatch as PatternMatch
     from graphopt.rewrite.rewriter import Rewriter as Rewriter
+    from graphopt.sweeping.sweep import Sweep as Sweep
+    from graphopt.sweeping.sweep import sweep as sweep
     from graphopt.tuning.tune import Tuned as Tuned
     from graphopt.tuning.tune import tune as tune
 
@@ -95,6 +97,7 @@ _HOMES = {
     "rewrite.pattern": ("PatternPass",),
     "rewrite.patterns.matcher": ("PatternMatch",),
     "rewrite.rewriter": ("Rewriter",),
+    "sweeping.sweep": ("Sweep", "sweep"),
     "tuning.tune": ("Tuned", "tune"),
 }
 _HOME_OF = {name: f"graphopt.{home}" for home, names in _HOMES.items() for name in names}

@@ -89,15 +89,14 @@ def ahead_of(job: Job, cluster: Cluster, plugins: Sequence[str | Path]) -> Ahead
         BadInput: A plugin or a file of inputs cannot be read.
     """
     plan = job.plan
-    named = {path: Path(path) for _, path in plan.setup}
-    modules = [str(plugin) for plugin in plugins if str(Path(plugin).resolve()) not in named]
+    named, modules = plan.parted(plugins)
     options = replace(plan.options, inputs=(), reference=None, runtimes=())
-    files = [Files.plain(path) for path in (*named.values(), *plan.options.inputs)]
+    files = [Files.plain(path) for path in (*named, *plan.options.inputs)]
     order = _Order(
         str(plan.pipeline),
         _codes(plan.pipeline),
         len(named),
-        tuple(modules),
+        modules,
         options,
         plan.check,
         job.tools.memory,

@@ -50,6 +50,16 @@ class Plan:
         """Session entries that the result is loaded with."""
         return self.options.settings.needed
 
+    def parted(self, plugins: Sequence[str | Path]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+        """The plugins that are files, and the names of those that are modules.
+
+        Args:
+            plugins: The plugins as they were given.
+        """
+        files = {path: Path(path) for _, path in self.setup}
+        modules = tuple(str(plugin) for plugin in plugins if str(Path(plugin).resolve()) not in files)
+        return tuple(files.values()), modules
+
     def gate(self, base: Gate | None = None) -> Gate:
         """The gate that leaves out what the caller and ``base`` leave out."""
         start = base or Gate()

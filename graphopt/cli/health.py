@@ -28,6 +28,7 @@ _EXTRAS = {
     "peers": ("onnxslim", "onnxoptimizer", "onnxscript"),
     "view": ("netron",),
     "openvino": ("openvino",),
+    "cluster": ("dask", "distributed"),
 }
 _AT_LEAST = re.compile(r"([\w.-]+)>=([\d.]+)")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graphopt.api import run_plan
 from graphopt.bench.timing import bench
+from graphopt.cluster.once import There
 from graphopt.errors import BadInput
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline
@@ -16,7 +19,7 @@ from graphopt.planning import Plan
 from graphopt.record.data import BenchEntry, Record, to_json
 from graphopt.record.rows import TaskRow, TaskStatus
 from graphopt.results import CheckFailed, Result
-from graphopt.sweeping.tasks import Order, Source
+from graphopt.sweeping.tasks import Order
 
 _PARTIAL, _UNDECIDED, _FAILED, _REFUSED = 3, 4, 1, 2
 
@@ -38,38 +41,50 @@ Made = dict[str, bytes]
 """The files of a result, by name, the model first; empty unless it is wanted."""
 
 
-def do(path: str, model: str, order: Order, memory: int | None, wanted: bool) -> tuple[Done, Made]:
+def do(*everything: Any) -> tuple[Done, Made]:
     """Run a pipeline over a model.
 
     Args:
-        path: Where the model is here.
-        model: What it is called.
-        order: The pipeline.
-        memory: Bytes that a worker process may use.
-        wanted: Whether the result itself is wanted, too.
+        everything: The paths of the files here: the model, then what the order reads. Then what the model is
+            called, the order, the bytes that a worker process may use, and whether the result itself is
+            wanted, too.
     """
+    path, *files, model, order, memory, wanted = everything
+    there = There({model: path, **{each.path: here for each, here in zip(order.files, files, strict=True)}})
     row = TaskRow(model=model, pipeline=order.name, key="", passes=order.passes)
     with tempfile.TemporaryDirectory(prefix="graphopt-sweep-") as folder:
-        try:
-            result = run_plan(path, _plan(order, Path(folder)), memory=memory)
-        except CheckFailed as error:
-            _note(row, error.result.record)
-            row.exit_code, row.reason = _FAILED, str(error)
-            row.status = _ended(error.result.record)
-            row.verdict = error.result.verdict if row.status == "failed" else ""
-            return Done(row, _json(error.result.record, model)), {}
-        except BadInput as error:
-            row.status, row.exit_code, row.reason = "refused", _REFUSED, str(error)
-            return Done(row), {}
-        target = Path(folder) / "result" / Path(path).name
-        target.parent.mkdir()
-        saved = result.save(target)
-        _note(row, result.record)
-        row.verdict, row.exit_code = result.verdict, _code(result)
-        row.reason = _reason(result)
-        row.bytes_after = saved.size
-        made = _content(saved.path.parent, saved.path.name) if wanted else {}
-        return Done(row, _json(result.record, model)), made
+        plan = functools.partial(_plan, order, files)
+        record, made = _run(row, path, plan, memory, Path(folder), wanted)
+    row.reason = there.text(row.reason)
+    return Done(row, None if record is None else to_json(there.struct(record))), made
+
+
+def _run(
+    row: TaskRow, path: str, plan: Callable[[], Plan], memory: int | None, folder: Path, wanted: bool
+) -> tuple[Record | None, Made]:
+    """Run the plan and note in the row what comes of it."""
+    try:
+        result = run_plan(path, plan(), memory=memory)
+    except CheckFailed as error:
+        record = error.result.record
+        _note(row, record)
+        row.exit_code, row.reason, row.status = _FAILED, str(error), _ended(record)
+        row.verdict = error.result.verdict if row.status == "failed" else ""
+        return record, {}
+    except BadInput as error:
+        row.status, row.exit_code, row.reason = "refused", _REFUSED, str(error)
+        return None, {}
+    target = folder / "result" / Path(path).name
+    target.parent.mkdir()
+    saved = result.save(target)
+    record = result.record
+    _note(row, record)
+    row.verdict, row.exit_code, row.reason = result.verdict, _code(result), _reason(result)
+    row.bytes_after = saved.size
+    assert record.result is not None, "what ended well has a result"
+    # It goes with this call.
+    record.result.path = None
+    return record, _content(target.parent, target.name) if wanted else {}
 
 
 def measure(path: str, made: Made, seconds: float, order: Order) -> BenchEntry:
@@ -87,35 +102,22 @@ def measure(path: str, made: Made, seconds: float, order: Order) -> BenchEntry:
     with tempfile.TemporaryDirectory(prefix="graphopt-sweep-") as folder:
         for name, content in made.items():
             (Path(folder) / name).write_bytes(content)
-        options = replace(order.options, inputs=(), samples=None, session=order.options.session)
+        options = replace(order.options, samples=None)
         return bench([path, Path(folder) / next(iter(made))], seconds=seconds, options=options)
 
 
-def _plan(order: Order, folder: Path) -> Plan:
-    registry = Registry.load([_placed(plugin, folder) for plugin in order.plugins])
-    pipeline = Pipeline.parse(order.passes, registry)
+def _plan(order: Order, files: Sequence[str]) -> Plan:
+    registry = Registry.load((*files[: order.plugins], *order.modules))
     return Plan(
-        pipeline,
+        Pipeline.parse(order.passes, registry),
         order.skips,
-        order.options,
+        replace(order.options, inputs=tuple(files[order.plugins :])),
         order.check,
         order.on_failure,
         registry.plugin_files(),
         order.notes,
         registry,
     )
-
-
-def _placed(plugin: Source | str, folder: Path) -> str:
-    """Where a plugin is here: where it was there, if that is the same file, else a copy."""
-    if isinstance(plugin, str):
-        return plugin
-    path = Path(plugin.path)
-    if path.is_file() and path.read_bytes() == plugin.content:
-        return plugin.path
-    copy = folder / path.name
-    copy.write_bytes(plugin.content)
-    return str(copy)
 
 
 def _ended(record: Record) -> TaskStatus:
@@ -130,14 +132,6 @@ def _note(row: TaskRow, record: Record) -> None:
     row.graphopt, row.onnxruntime = record.graphopt, record.environment["onnxruntime"]
     if record.result is not None:
         row.nodes_after, row.as_loaded = record.result.nodes, record.result.as_loaded.verdict
-
-
-def _json(record: Record, model: str) -> bytes:
-    """The record with the model as it was named, wherever it was found, and nothing that is gone."""
-    record.source.path = model
-    if record.result is not None:
-        record.result.path = None
-    return to_json(record)
 
 
 def _code(result: Result) -> int:

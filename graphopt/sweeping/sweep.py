@@ -273,7 +273,7 @@ class _Running:
         return Call(
             "graphopt.sweeping.doing:do",
             arguments,
-            (task.files,),
+            (task.files, *task.order.files),
             timeout=self.limits["seconds"],
             memory=self.limits["memory"],
             keeps=True,

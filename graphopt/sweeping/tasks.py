@@ -20,27 +20,8 @@ from graphopt.pipeline.fitting import shared
 from graphopt.pipeline.registry import Registry
 from graphopt.planning import CheckMode, Plan, Policy, make_plan
 from graphopt.rewrite.gate import Skip
-from graphopt.storage import sha256
 
 _OPENING, _CLOSING = "({[", ")}]"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A plugin file that goes along.
-
-    Attributes:
-        path: Where it is here.
-        content: What is in it.
-    """
-
-    path: str
-    content: bytes
-
-    @property
-    def digest(self) -> str:
-        """Of the content."""
-        return hashlib.sha256(self.content).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -54,7 +35,9 @@ class Order:
         options: How results are checked.
         check: When.
         on_failure: What to do when a pass fails.
-        plugins: Plugins: files with their content, or names of modules.
+        files: What its tasks read beside the model: plugins, then inputs.
+        plugins: How many of these are plugins.
+        modules: The plugins that are modules.
         notes: Sentences for the records.
     """
 
@@ -64,7 +47,9 @@ class Order:
     options: CheckOptions
     check: CheckMode
     on_failure: Policy
-    plugins: tuple[Source | str, ...] = ()
+    files: tuple[Files, ...] = ()
+    plugins: int = 0
+    modules: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -77,33 +62,35 @@ class Order:
             plugins: ``.py`` files or modules with more passes.
 
         Raises:
-            BadInput: It is of one model only.
+            BadInput: It is of one model only, or a file that it reads is not there.
         """
         if plan.options.reference is not None:
             raise BadInput(
                 f"The pipeline '{name}' checks its source against {plan.options.reference}, which is of one"
                 " model: use 'graphopt run' for that."
             )
+        files, modules = plan.parted(plugins)
+        # Tasks run side by side: a session of one would take the cores of the others.
+        options = dataclasses.replace(plan.options, inputs=(), threads=plan.options.settings.threads or 1)
         return cls(
             name,
             str(plan.pipeline),
             plan.skips,
-            _settled(plan.options),
+            options,
             plan.check,
             plan.on_failure,
-            tuple(_travelling(plugin) for plugin in plugins),
+            tuple(Files.plain(path) for path in (*files, *plan.options.inputs)),
+            len(files),
+            modules,
             plan.notes,
         )
 
     def deciding(self) -> bytes:
         """What of it decides a result, always in the same bytes."""
         options = dataclasses.asdict(self.options)
-        options["inputs"] = [[str(path), _content(Path(path))] for path in self.options.inputs]
-        plugins = [
-            hashlib.sha256(each.content).hexdigest() if isinstance(each, Source) else each
-            for each in self.plugins
-        ]
-        parts = [self.passes, sorted(map(str, self.skips)), options, self.check, self.on_failure, plugins]
+        files = [files.digest for files in self.files]
+        parts = [self.passes, sorted(map(str, self.skips)), options, self.check, self.on_failure]
+        parts += [files, self.plugins, self.modules]
         return msgspec.json.encode(parts, order="sorted")
 
 
@@ -233,21 +220,3 @@ def make_orders(
         )
         for name, text in texts.items()
     ]
-
-
-def _settled(options: CheckOptions) -> CheckOptions:
-    """The options without what depends on where they are read: tasks run side by side, in any folder."""
-    inputs = tuple(str(Path(each).absolute()) for each in options.inputs)
-    return dataclasses.replace(options, inputs=inputs, threads=options.settings.threads or 1)
-
-
-def _travelling(plugin: str | Path) -> Source | str:
-    path = Path(plugin)
-    if path.suffix == ".py":
-        return Source(str(path.absolute()), path.read_bytes())
-    return str(plugin)
-
-
-def _content(path: Path) -> list[str]:
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return [sha256(file) for file in files if file.is_file()]

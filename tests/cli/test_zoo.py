@@ -74,7 +74,7 @@ def test_a_record_that_went_away(here: Path, capsys: pytest.CaptureFixture[str])
 
 def test_view(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or True)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
     assert cli(["view", "b.db"]) == 0
     page = Path(capsys.readouterr().out.strip())
     assert opened == [page.as_uri()]

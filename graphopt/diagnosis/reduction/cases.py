@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import onnx
 import onnx.checker
-import onnx.shape_inference
 
 from graphopt.numerics.values import Array, digest
 from graphopt.soundness import REFUSALS
