@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--model", type=Path, required=True, help="a model of which a task takes 2 s and more"
     )
-    parser.add_argument("--tasks", type=int, default=12, help="tasks of a turn (overhead)")
+    parser.add_argument("--tasks", type=int, default=24, help="tasks of a turn (overhead)")
     parser.add_argument("--turns", type=int, default=3, help="turns of each (overhead)")
     parser.add_argument("--workers", type=int, default=2, help="workers (overhead and scale)")
     parser.add_argument("--many", type=int, default=1000, help="small tasks (scale)")
@@ -79,7 +79,6 @@ def _overhead(running: Running, folder: Path, given: argparse.Namespace) -> dict
         shutil.copy(given.model, zoo / f"{number:03}.onnx")
     models = sorted(zoo.iterdir())
     (order,) = make_orders({"exact": "exact"}, (), (), {}, None, None, _SAID)
-    workers = [Worker() for _ in range(given.workers)]
 
     def through_scheduler() -> tuple[float, float]:
         results = folder / "overhead.sqlite"
@@ -90,6 +89,8 @@ def _overhead(running: Running, folder: Path, given: argparse.Namespace) -> dict
         return time.perf_counter() - begin, sum(row.seconds for row in done.rows)
 
     def without() -> tuple[float, float]:
+        # As many processes, which a sweep starts anew as well.
+        workers = [Worker() for _ in range(given.workers)]
         free = list(workers)
 
         def do(path: Path) -> float:
@@ -106,6 +107,8 @@ def _overhead(running: Running, folder: Path, given: argparse.Namespace) -> dict
         begin = time.perf_counter()
         with ThreadPoolExecutor(given.workers) as pool:
             seconds = sum(pool.map(do, models))
+        for worker in workers:
+            worker.close()
         return time.perf_counter() - begin, seconds
 
     through_scheduler()  # imports and caches
@@ -116,8 +119,6 @@ def _overhead(running: Running, folder: Path, given: argparse.Namespace) -> dict
         times["scheduler"].append(wall)
         times["task"].append(busy / given.tasks)
         times["without"].append(without()[0])
-    for worker in workers:
-        worker.close()
     ratios = [one / two for one, two in zip(times["scheduler"], times["without"], strict=True)]
     return {
         "tasks": given.tasks,

@@ -123,7 +123,7 @@ class Cluster:
         started = self._started.pop(future.key, None)
         if started is None:
             return  # cancelled
-        answer, is_left = self._answer(future)
+        answer, is_left = self._told(future) if started.call.keeps else self._answer(future)
         if started.call.keeps and answer.status == "ok":
             answer = replace(answer, kept=started.futures[0])
         # Their values would stay on the workers as long as these are held.
@@ -169,11 +169,23 @@ class Cluster:
             resources={call.label: 1} if call.label else None,
         )
         started.futures = [future]
-        if call.keeps:
-            future = self._client.submit(serving.told, future, pure=False, priority=call.priority + 1)
-            started.futures.append(future)
         self._started[future.key] = started
         self._finished.add(future)
+
+    def _told(self, future: Any) -> tuple[Answer, bool]:
+        """As `_answer`, of a call that keeps something: its worker is asked, as that is not to come here.
+
+        A task of its own would have to wait there until the next call has ended.
+        """
+        if future.status != "finished":
+            return self._answer(future)
+        try:
+            places: Any = self._client.who_has([future])
+            place = next(iter(places[future.key]))
+            found: Any = self._client.run(serving.told, future.key, workers=[place])
+            return found[place], False
+        except Exception as error:  # the worker is gone, in whatever way that shows
+            return Answer("lost", error=f"what it made is gone with a worker ({error})"), True
 
     def _answer(self, future: Any) -> tuple[Answer, bool]:
         """An answer, and whether there is none as what was sent for it went with a worker."""

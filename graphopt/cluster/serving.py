@@ -88,8 +88,17 @@ def answer(call: Call, *chunks: bytes, taken: Answer | None = None) -> Answer:
     )
 
 
-def told(found: Answer) -> Answer:
-    """An answer without what stays here."""
+def told(key: Any, dask_worker: DaskWorker) -> Answer:
+    """The answer of a call, without what it keeps, which stays here.
+
+    Args:
+        key: Of the task that made the call.
+        dask_worker: The worker, which Dask passes in.
+
+    Raises:
+        KeyError: It is here no longer.
+    """
+    found: Any = dask_worker.data[key]
     return replace(found, value=found.value[0]) if found.status == "ok" else found
 
 

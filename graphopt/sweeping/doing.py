@@ -41,13 +41,13 @@ Made = dict[str, bytes]
 """The files of a result, by name, the model first; empty unless it is wanted."""
 
 
-def do(*everything: Any) -> tuple[Done, Made]:
+def do(*everything: Any) -> Done | tuple[Done, Made]:
     """Run a pipeline over a model.
 
     Args:
         everything: The paths of the files here: the model, then what the order reads. Then what the model is
             called, the order, the bytes that a worker process may use, and whether the result itself is
-            wanted, too.
+            wanted, too, which is given behind the rest then.
     """
     path, *files, model, order, memory, wanted = everything
     there = There({model: path, **{each.path: here for each, here in zip(order.files, files, strict=True)}})
@@ -56,7 +56,8 @@ def do(*everything: Any) -> tuple[Done, Made]:
         plan = functools.partial(_plan, order, files)
         record, made = _run(row, path, plan, memory, Path(folder), wanted)
     row.reason = there.text(row.reason)
-    return Done(row, None if record is None else to_json(there.struct(record))), made
+    done = Done(row, None if record is None else to_json(there.struct(record)))
+    return (done, made) if wanted else done
 
 
 def _run(

@@ -276,7 +276,7 @@ class _Running:
             (task.files, *task.order.files),
             timeout=self.limits["seconds"],
             memory=self.limits["memory"],
-            keeps=True,
+            keeps=self.seconds is not None,
         )
 
     def _refuse(self, model: str, order: Order, reason: str) -> None:
