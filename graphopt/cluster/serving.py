@@ -214,6 +214,7 @@ class _Place:
         self._store = Store(folder / "models", limit=min(_STORE_BYTES, int(free * _STORE_SHARE)))
         self._guard = threading.Lock()
         self._idle: list[_Idle] = []
+        self._looks = False
         self.turns = Turns(_machine_folder() / "measuring.lock")
 
     @contextlib.contextmanager
@@ -242,14 +243,26 @@ class _Place:
                 found.since = time.monotonic()
                 with self._guard:
                     self._idle.append(found)
-                timer = threading.Timer(_IDLE_SECONDS, self._end_idle, (_IDLE_SECONDS,))
-                timer.daemon = True
-                timer.start()
+                    self._look_again()
 
     def release(self) -> None:
         """End idle processes and forget models."""
         self._end_idle(0.0)
         self._store.clear()
+
+    def _look_again(self) -> None:
+        """Look for processes that wait for long, later: one timer does, however many calls there are."""
+        if not self._looks and self._idle:
+            self._looks = True
+            timer = threading.Timer(_IDLE_SECONDS, self._end_old)
+            timer.daemon = True
+            timer.start()
+
+    def _end_old(self) -> None:
+        self._end_idle(_IDLE_SECONDS)
+        with self._guard:
+            self._looks = False
+            self._look_again()
 
     def _end_idle(self, seconds: float) -> None:
         now = time.monotonic()

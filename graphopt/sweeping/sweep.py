@@ -15,6 +15,7 @@ import msgspec
 from graphopt.cluster.calls import Answer, Call
 from graphopt.cluster.connecting import connect
 from graphopt.errors import BadInput
+from graphopt.numerics.options import CheckOptions
 from graphopt.planning import CheckMode, Policy, settings_of
 from graphopt.record.data import BenchEntry, from_json, to_json
 from graphopt.record.rows import TaskRow
@@ -348,5 +349,8 @@ def _unfinished(task: Task, answer: Answer) -> TaskRow:
 
 
 def _options(order: Order) -> str:
-    found = {**dataclasses.asdict(order.options), "check": order.check, "on_failure": order.on_failure}
+    """What was said of the check, less what holds anyway."""
+    usual = dataclasses.asdict(CheckOptions())
+    said = {name: value for name, value in dataclasses.asdict(order.options).items() if value != usual[name]}
+    found = {**said, "check": order.check, "on_failure": order.on_failure}
     return msgspec.json.encode(found, order="sorted").decode()
