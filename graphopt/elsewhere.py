@@ -19,7 +19,7 @@ from graphopt.diagnosis.asking import Asking
 from graphopt.errors import BadInput, GraphoptError
 from graphopt.jobs import Job, open_job
 from graphopt.numerics.options import CheckOptions
-from graphopt.pipeline.opaque import code_of
+from graphopt.pipeline.opaque import codes_of
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import CheckMode, Plan
@@ -94,7 +94,7 @@ def ahead_of(job: Job, cluster: Cluster, plugins: Sequence[str | Path]) -> Ahead
     files = [Files.plain(path) for path in (*named, *plan.options.inputs)]
     order = _Order(
         str(plan.pipeline),
-        _codes(plan.pipeline),
+        codes_of(plan.pipeline),
         len(named),
         modules,
         options,
@@ -114,10 +114,6 @@ def ahead_of(job: Job, cluster: Cluster, plugins: Sequence[str | Path]) -> Ahead
 def _checker(job: Job) -> Any:
     assert job.checker is not None, "a search needs the check"
     return job.checker
-
-
-def _codes(pipeline: Pipeline) -> tuple[dict[str, Any], ...]:
-    return tuple(code_of(item.step) for item in pipeline.steps())
 
 
 def _can_be_told(plan: Plan) -> bool:
@@ -166,7 +162,7 @@ class _Open:
         plugins, inputs = others[: order.plugins], others[order.plugins :]
         registry = Registry.load((*plugins, *order.modules))
         pipeline = Pipeline.parse(order.pipeline, registry)
-        if _codes(pipeline) != order.code:
+        if codes_of(pipeline) != order.code:
             raise BadInput("A worker has other passes of these names: install the same on each.")
         options = replace(order.options, inputs=tuple(inputs))
         plan = Plan(pipeline, (), options, order.check, "stop", registry.plugin_files(), (), registry)

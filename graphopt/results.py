@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,14 +34,13 @@ from graphopt.record.data import (
 )
 from graphopt.rewrite.gate import Skip
 from graphopt.storage import SavedFile, save_atomically
+from graphopt.versions import deciding
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
     from graphopt.numerics.check import Checker
     from graphopt.numerics.loading import Loaded
-
-_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy")
 
 
 @dataclass
@@ -263,10 +261,7 @@ def _replaceable_weights(source: Model, plan: Plan) -> Iterator[str]:
 
 def environment() -> dict[str, str]:
     """The versions that decide a result."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in _PACKAGES:
-        found[name] = importlib.metadata.version(name)
-    return found
+    return {"python": platform.python_version(), "platform": platform.platform(), **deciding()}
 
 
 def failed_result(record: Record, outcome: Outcome, checker: Checker | None, path: Path | None) -> Result:

@@ -8,7 +8,6 @@ that the caller is gone.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -30,20 +29,19 @@ from graphopt import __version__
 from graphopt.cluster.calls import Answer, Call
 from graphopt.cluster.sending import Files, Store
 from graphopt.pipeline.worker import Worker
+from graphopt.versions import deciding
 
 _POLL_SECONDS = 0.2
 _IDLE_SECONDS = 60.0
 _CALLS_OF_A_PROCESS = 200
 _STORE_BYTES = 20 << 30
 _STORE_SHARE = 0.25
-_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy")
 
 
 def about() -> dict[str, str]:
     """What of a worker decides results: the versions of graphopt and what it needs."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"graphopt": __version__, "python": python, **versions}
+    return {"graphopt": __version__, "python": python, **deciding()}
 
 
 def answer(call: Call, *chunks: bytes, taken: Answer | None = None) -> Answer:

@@ -33,6 +33,8 @@ from graphopt.rewrite.passes import OpaquePass, Pass, SurgeonPass, ToolReport
 if TYPE_CHECKING:
     import onnx
 
+    from graphopt.pipeline.spec import Pipeline
+
 _MODEL = "model.onnx"
 _REPORT = "report.json"
 _LAST_WORDS = 16_384
@@ -454,6 +456,11 @@ def code_of(step: Pass) -> dict[str, Any]:
     """What decides what a pass does beside its options: its file, and the versions of what it calls."""
     packages = step.packages if isinstance(step, OpaquePass) else ()
     return {"code": _code_digest(type(step)), "versions": {name: _version(name) for name in packages}}
+
+
+def codes_of(pipeline: Pipeline) -> tuple[dict[str, Any], ...]:
+    """What decides what the passes of a pipeline do beside their options; see `code_of`."""
+    return tuple(code_of(item.step) for item in pipeline.steps())
 
 
 def _version(package: str) -> str:

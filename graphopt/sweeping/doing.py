@@ -13,6 +13,7 @@ from graphopt.api import run_plan
 from graphopt.bench.timing import bench
 from graphopt.cluster.once import There
 from graphopt.errors import BadInput
+from graphopt.pipeline.opaque import codes_of
 from graphopt.pipeline.registry import Registry
 from graphopt.pipeline.spec import Pipeline
 from graphopt.planning import Plan
@@ -109,8 +110,11 @@ def measure(path: str, made: Made, seconds: float, order: Order) -> BenchEntry:
 
 def _plan(order: Order, files: Sequence[str]) -> Plan:
     registry = Registry.load((*files[: order.plugins], *order.modules))
+    pipeline = Pipeline.parse(order.passes, registry)
+    if codes_of(pipeline) != order.code:
+        raise BadInput("This worker has other passes of these names: install the same here as on the others.")
     return Plan(
-        Pipeline.parse(order.passes, registry),
+        pipeline,
         order.skips,
         replace(order.options, inputs=tuple(files[order.plugins :])),
         order.check,

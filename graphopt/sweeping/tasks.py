@@ -17,6 +17,7 @@ from graphopt.errors import BadInput
 from graphopt.numerics.options import CheckOptions
 from graphopt.pipeline.files import read_pipeline
 from graphopt.pipeline.fitting import shared
+from graphopt.pipeline.opaque import codes_of
 from graphopt.pipeline.registry import Registry
 from graphopt.planning import CheckMode, Plan, Policy, make_plan
 from graphopt.rewrite.gate import Skip
@@ -39,6 +40,7 @@ class Order:
         plugins: How many of these are plugins.
         modules: The plugins that are modules.
         notes: Sentences for the records.
+        code: What its passes are, beside their options.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Order:
     plugins: int = 0
     modules: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    code: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def of(cls, name: str, plan: Plan, plugins: Sequence[str | Path]) -> Order:
@@ -83,6 +86,7 @@ class Order:
             len(files),
             modules,
             plan.notes,
+            codes_of(plan.pipeline),
         )
 
     def deciding(self) -> bytes:
@@ -90,7 +94,7 @@ class Order:
         options = dataclasses.asdict(self.options)
         files = [files.digest for files in self.files]
         parts = [self.passes, sorted(map(str, self.skips)), options, self.check, self.on_failure]
-        parts += [files, self.plugins, self.modules]
+        parts += [files, self.plugins, self.modules, self.code]
         return msgspec.json.encode(parts, order="sorted")
 
 
