@@ -302,6 +302,9 @@ def diagnose(
     plan = make_plan(
         plain if pipeline is None else pipeline, plugins, skip, options or {}, None, None, said, session
     )
+    if plan.check == "off":
+        # As a pipeline file may say for runs; a search asks the check.
+        plan = replace(plan, check="pass")
     with (
         _workers(cluster, plugins) as ahead_of,
         open_job("diagnose", model, plan, gate, memory=memory, cache=cache) as job,

@@ -58,7 +58,7 @@ class Watching:
         where = f"{cores} at once on this machine"
         if not cluster.local:
             where = f"{cores} at once on {len(workers)} worker{'s' * (len(workers) != 1)}"
-        self._say(f"{total} tasks, {where}")
+        self._say(f"{total} task{'s' * (total != 1)}, {where}")
         if cluster.dashboard:
             self._say(f"to watch the workers: {cluster.dashboard}")
 

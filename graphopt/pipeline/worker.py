@@ -160,8 +160,10 @@ class Worker:
 
     def kill(self) -> None:
         """End the process at once, whatever it does and whoever waits for it."""
-        if self._process is not None and self._process.poll() is None:
-            self._kill(self._process)
+        # Whoever else ends it forgets it meanwhile.
+        process = self._process
+        if process is not None and process.poll() is None:
+            self._kill(process)
 
     @staticmethod
     def _kill(process: subprocess.Popen[bytes]) -> None:

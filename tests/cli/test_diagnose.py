@@ -33,6 +33,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_pipeline_file_without_checks_is_searched_all_the_same(here: Path) -> None:
+    Path("p.toml").write_text(
+        'passes = ["eliminate-identity", "wrong-relu"]\n[check]\ncheck = "off"\nsamples = 1\n'
+    )
+    found = graphopt.diagnose("m.onnx", "p.toml", plugins=[FAULTY])
+    assert [str(member) for culprit in found.record.culprits for member in culprit.members] == [
+        "wrong-relu@b"
+    ]
+
+
 def script(folder: Path, *arguments: str) -> int:
     command = [sys.executable, str(folder / "repro.py"), *arguments]
     return subprocess.run(command, capture_output=True, check=False).returncode
