@@ -111,5 +111,6 @@ def test_commands_of_the_readme_exist() -> None:
             "doctor",
             "tune",
             "bench",
+            "sweep",
         ),
     }
