@@ -49,10 +49,10 @@ def _slice(node: ir.Node, flow: Flow) -> list[Dims | None]:
     if axes is None:
         return [(None,) * len(shape)]
     for place, axis in enumerate(axes):
-        if not isinstance(axis, int):
+        if not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
             return [(None,) * len(shape)]
         bounds = [part[place] if part is not None and place < len(part) else None for part in (starts, ends)]
-        step = 1 if steps is None else steps[place]
+        step = 1 if steps is None else steps[place] if place < len(steps) else None
         made[axis] = _sliced(flow, shape[axis], bounds[0], bounds[1], step)
     return [tuple(made)]
 
@@ -75,6 +75,8 @@ def _slice_places(
 
 def _sliced(flow: Flow, dim: Dim, start: Dim, end: Dim, step: Dim) -> Dim:
     extents = flow.extents
+    if isinstance(dim, int) and dim < 0:
+        return None  # nothing can run this
     if isinstance(dim, int) and isinstance(start, int) and isinstance(end, int) and isinstance(step, int):
         return len(range(*slice(start, end, step).indices(dim))) if step else None
     if step == -1 and start == -1 and isinstance(end, int) and end < -(1 << 30):

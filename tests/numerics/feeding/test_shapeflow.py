@@ -256,3 +256,23 @@ def test_an_axis_that_is_unsqueezed_twice_ends_no_search() -> None:
     model = ir.from_proto(onnx.parser.parse_model(text))
     flow = Flow(model, {"x": (2, 3)}, ())
     assert flow.shape(model.graph.outputs[0]) == ()  # as it is declared
+
+
+@pytest.mark.parametrize(("axes", "steps"), [("{5}", "{1}"), ("{-3}", "{1}"), ("{0, 1}", "{1}")])
+def test_a_slice_along_an_axis_that_is_not_there_ends_no_search(axes: str, steps: str) -> None:
+    count = axes.count(",") + 1
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[N, 3] x) => (float[N, M] y)
+        <int64[{count}] s = {{{", ".join("0" * count)}}}, int64[{count}] e = {{{", ".join("2" * count)}}},
+         int64[{count}] a = {axes}, int64[1] p = {steps}> {{ y = Slice(x, s, e, a, p) }}"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    flow = Flow(model, {"x": (2, 3)}, ())
+    assert flow.shape(model.graph.outputs[0]) is not None
+
+
+def test_a_slice_of_what_is_smaller_than_nothing_ends_no_search() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[N, 2, 1, 1] x) => (float[M, C, H, W] y)
+        <float[2, 2, 5, 5] w, int64[1] s = {0}, int64[1] e = {9}, int64[1] a = {-1}> {
+            c = Conv(x, w) y = Slice(c, s, e, a) }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    flow = Flow(model, {"x": (2, 2, 1, 1)}, ())
+    assert flow.shape(model.graph.outputs[0]) is not None
