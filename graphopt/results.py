@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from graphopt.numerics.check import Checker
     from graphopt.numerics.loading import Loaded
 
+_PARTIAL, _UNDECIDED = 3, 4
+
 
 @dataclass
 class Result:
@@ -79,6 +81,17 @@ class Result:
     def ok(self) -> bool:
         """Whether no check failed: the model may ship."""
         return self.failure is None and self.verdict not in ("broken", "does not run")
+
+    @property
+    def exit_code(self) -> int:
+        """What a command ends with that may ship it.
+
+        3 where something was left out, or must be when it is loaded; 4 where it is undecided; else 0.
+        """
+        needs_session = self.record.result is not None and bool(self.record.result.session_config)
+        if self.dropped or self.record.culprits or needs_session:
+            return _PARTIAL
+        return _UNDECIDED if self.verdict == "undecided" else 0
 
     @property
     def settings(self) -> SessionSettings:

@@ -125,11 +125,6 @@ def typed(
     return shlex.join(words)
 
 
-def needs_session(record: Record) -> bool:
-    """Whether the result must be loaded with session entries."""
-    return record.result is not None and bool(record.result.session_config)
-
-
 def print_diagnosis(diagnosis: Diagnosis, heal: str, *, json: bool, quiet: bool) -> None:
     """Print a diagnosis as text or as JSON; ``heal`` is the command that runs it without what was found."""
     if json:

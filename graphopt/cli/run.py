@@ -11,7 +11,7 @@ import typer
 from graphopt.cli import completing
 from graphopt.cli import options as o
 
-_PARTIAL, _UNDECIDED, _FAILED = 3, 4, 1
+_FAILED = 1
 
 
 def run(
@@ -92,7 +92,6 @@ def run(
         Progress,
         default_output,
         exported,
-        needs_session,
         print_record,
         print_why_not,
         typed,
@@ -172,9 +171,7 @@ def run(
                 f"to go on without that: --on-failure heal; without the pass: --skip {failed.pass_name}\n"
             )
         return _FAILED
-    if result.dropped or result.record.culprits or needs_session(result.record):
-        return _PARTIAL
-    return _UNDECIDED if result.verdict == "undecided" else 0
+    return result.exit_code
 
 
 def _check_script(path: Path, kept: set[Path], *, dry_run: bool, check: str | None) -> None:

@@ -107,7 +107,6 @@ def tune(
         Telling,
         default_output,
         exported,
-        needs_session,
         print_tuning,
         write_record,
     )
@@ -184,4 +183,4 @@ def tune(
     if failed is not None:
         sys.stderr.write(f"graphopt: {failed}\nnothing was written\n")
         return _UNDECIDED if result.verdict == "undecided" else _FAILED
-    return _PARTIAL if result.dropped or result.record.culprits or needs_session(result.record) else 0
+    return result.exit_code

@@ -19,6 +19,7 @@ from graphopt.errors import BadInput
 
 _MOST_LOSSES = 3
 _POLL_SECONDS = 0.05
+_CHECK_SECONDS = 2.0
 _AHEAD = 2
 """How many calls a worker has for each that it makes: it need not wait for the next."""
 
@@ -109,6 +110,21 @@ class Cluster:
                 return False
             else:
                 time.sleep(_POLL_SECONDS)
+        return True
+
+    def is_answered(self, label: str, patience: float) -> bool:
+        """Wait for an answer as long as there is a worker that may give it, or one may come back.
+
+        Args:
+            label: What this worker must carry; empty for any worker.
+            patience: Seconds to wait where there is none.
+        """
+        seen = time.monotonic()
+        while not self.wait(_CHECK_SECONDS):
+            now = time.monotonic()
+            seen = now if self.has_worker(label) else seen
+            if now - seen > patience:
+                return False
         return True
 
     def next(self) -> tuple[Any, Answer]:

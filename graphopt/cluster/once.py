@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from graphopt.cluster.sending import Files
 from graphopt.errors import BadInput, GraphoptError
 
 _PRIORITY = 10
-_CHECK_SECONDS = 2.0
 _GONE_SECONDS = 60.0
 T = TypeVar("T")
 
@@ -134,12 +132,8 @@ def call_once(
         who = f"a worker for '{on}'" if on else "a worker"
         tell(f"measuring on {who} of {cluster}")
         found.start(function, call)
-        seen = time.monotonic()
-        while not found.wait(_CHECK_SECONDS):
-            now = time.monotonic()
-            seen = now if found.has_worker(on or "") else seen
-            if now - seen > _GONE_SECONDS:
-                raise BadInput(f"Nothing was measured: {who} of {cluster} is not there any more.")
+        if not found.is_answered(on or "", _GONE_SECONDS):
+            raise BadInput(f"Nothing was measured: {who} of {cluster} is not there any more.")
         return _good(found.next()[1])
 
 

@@ -32,7 +32,7 @@ from graphopt.pipeline.worker import Worker
 from graphopt.versions import deciding
 
 _POLL_SECONDS = 0.2
-_IDLE_SECONDS = 60.0
+_IDLE_SECONDS = 30.0
 _CALLS_OF_A_PROCESS = 200
 _STORE_BYTES = 20 << 30
 _STORE_SHARE = 0.25
@@ -252,7 +252,8 @@ class _Place:
         """Look for processes that wait for long, later: one timer does, however many calls there are."""
         if not self._looks and self._idle:
             self._looks = True
-            timer = threading.Timer(_IDLE_SECONDS, self._end_old)
+            oldest = min(each.since for each in self._idle)
+            timer = threading.Timer(max(0.0, oldest + _IDLE_SECONDS - time.monotonic()), self._end_old)
             timer.daemon = True
             timer.start()
 

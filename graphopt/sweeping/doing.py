@@ -22,7 +22,7 @@ from graphopt.record.rows import TaskRow, TaskStatus
 from graphopt.results import CheckFailed, Result
 from graphopt.sweeping.tasks import Order
 
-_PARTIAL, _UNDECIDED, _FAILED, _REFUSED = 3, 4, 1, 2
+_FAILED, _REFUSED = 1, 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _run(
     saved = result.save(target)
     record = result.record
     _note(row, record)
-    row.verdict, row.exit_code, row.reason = result.verdict, _code(result), _reason(result)
+    row.verdict, row.exit_code, row.reason = result.verdict, result.exit_code, _reason(result)
     row.bytes_after = saved.size
     assert record.result is not None, "what ended well has a result"
     # It goes with this call.
@@ -137,13 +137,6 @@ def _note(row: TaskRow, record: Record) -> None:
     row.graphopt, row.onnxruntime = record.graphopt, record.environment["onnxruntime"]
     if record.result is not None:
         row.nodes_after, row.as_loaded = record.result.nodes, record.result.as_loaded.verdict
-
-
-def _code(result: Result) -> int:
-    record = result.record
-    if result.dropped or record.culprits or (record.result is not None and record.result.session_config):
-        return _PARTIAL
-    return _UNDECIDED if result.verdict == "undecided" else 0
 
 
 def _reason(result: Result) -> str:

@@ -94,11 +94,6 @@ class Results:
             found = list(_rows(self._connection, "WHERE model = ? AND pipeline = ?", (model, pipeline)))
         return found[0] if found else None
 
-    def rows(self) -> list[TaskRow]:
-        """All rows, in the order in which they were first written."""
-        with self._telling():
-            return list(_rows(self._connection))
-
     def put(self, row: TaskRow, record: bytes | None) -> TaskRow:
         """Write a row in place of an older one of its task, and its record.
 

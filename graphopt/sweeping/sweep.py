@@ -221,18 +221,14 @@ class _Running:
         Raises:
             BadInput: No worker is there, or comes back, that could give one.
         """
-        since = time.monotonic()
-        while not self.cluster.wait(_ROOM_SECONDS):
-            measuring = not any(isinstance(asked, Task) for asked in self.cluster.running)
-            label = self.label if measuring else ""
-            if self.cluster.has_worker(label):
-                since = time.monotonic()
-            elif time.monotonic() - since > _PATIENCE_SECONDS:
-                what = f"no worker with '{label}'" if label else "no workers"
-                raise BadInput(
-                    f"The cluster has {what} any more. What was done is in {self.store.path}: start workers,"
-                    " and sweep once more to go on."
-                )
+        measuring = not any(isinstance(asked, Task) for asked in self.cluster.running)
+        label = self.label if measuring else ""
+        if not self.cluster.is_answered(label, _PATIENCE_SECONDS):
+            what = f"no worker with '{label}'" if label else "no workers"
+            raise BadInput(
+                f"The cluster has {what} any more. What was done is in {self.store.path}: start workers,"
+                " and sweep once more to go on."
+            )
 
     def _free(self) -> int:
         """How many tasks to have under way."""

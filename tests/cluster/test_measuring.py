@@ -25,31 +25,8 @@ from graphopt.errors import BadInput, GraphoptError
 from graphopt.numerics.options import CheckOptions
 from graphopt.record.data import from_json
 from tests.cluster.support import Hand, Running, cluster, until
+from tests.tuning.test_tune import BREAKING, TEXT
 
-TEXT = """<ir_version: 8, opset_import: ["": 17]>
-    g (float[N, 4] x) => (float[N, 4] y) {
-        a = Identity(x) b = Transpose<perm=[1, 0]>(a) c = Transpose<perm=[1, 0]>(b)
-        d = Relu(c) y = Tanh(d) }"""
-PLUGIN = '''"""Passes that break a model, and one that does not."""
-from dataclasses import dataclass
-import onnx_ir as ir
-from graphopt import Numerics, RewritePass
-
-
-@dataclass(frozen=True)
-class TanhToSigmoid(RewritePass[ir.Node]):
-    """Replace ``Tanh`` by ``Sigmoid``, which is wrong."""
-
-    name = "tanh-to-sigmoid"
-    roots = ("Tanh",)
-    numerics = Numerics.EXACT
-
-    def match(self, node):
-        return node
-
-    def rewrite(self, match, rw):
-        rw.replace(match, rw.op("Sigmoid", match.inputs[0]))
-'''
 WORK = "tests.cluster.work"
 
 
@@ -57,7 +34,7 @@ WORK = "tests.cluster.work"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     onnx.save(onnx.parser.parse_model(TEXT), "model.onnx")
-    (tmp_path / "mine.py").write_text(PLUGIN)
+    (tmp_path / "mine.py").write_text(BREAKING)
     return tmp_path
 
 

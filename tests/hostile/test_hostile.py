@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,17 +17,7 @@ from graphopt import Model
 from graphopt.cli import execute
 from graphopt.errors import BadInput
 from graphopt.record.compare import load_record
-
-
-def _harness() -> Any:
-    path = Path(__file__).with_name("hostile.py")
-    spec = importlib.util.spec_from_file_location("hostile_harness", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+from tests.hostile.harness import load_script
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux tells it")
@@ -37,7 +25,7 @@ def _harness() -> Any:
     ("first", "count", "checks"), [(0, 200, False), pytest.param(5000, 300, True, marks=pytest.mark.slow)]
 )
 def test_hostile_files_are_survived(first: int, count: int, checks: bool, tmp_path: Path) -> None:
-    campaign = _harness().Campaign(tmp_path, None, checks)
+    campaign = load_script("hostile").Campaign(tmp_path, None, checks)
     try:
         cases = [campaign.run(number) for number in range(first, first + count)]
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,24 +12,14 @@ from typing import Any
 import pytest
 
 from graphopt.leftovers import make_held, remove_stale, scratch_folder
+from tests.hostile.harness import load_script
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes, and finds them as on Linux")
 
 
-def _harness() -> Any:
-    path = Path(__file__).with_name("killing.py")
-    spec = importlib.util.spec_from_file_location("killing_harness", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.slow
 def test_runs_that_are_killed_leave_nothing_or_all(tmp_path: Path) -> None:
-    campaign = _harness().Campaign(tmp_path)
+    campaign = load_script("killing").Campaign(tmp_path)
     found = [campaign.kill(number, seed=1) for number in range(8)]
     assert [f"{scene.name} {kill.moment}: {kill.problem}" for scene, kill in found if kill.problem] == []
     assert any(kill.hit for _, kill in found)
@@ -38,7 +27,7 @@ def test_runs_that_are_killed_leave_nothing_or_all(tmp_path: Path) -> None:
 
 def _saves(deed: str, outside: bool, options: dict[str, int], folder: Path) -> dict[str, Any]:
     """What `saves.py` says of a model that replaces another one."""
-    harness = _harness()
+    harness = load_script("killing")
     harness.write_model(folder / "a" / "m.onnx", 1, outside)
     harness.write_model(folder / "b" / "m.onnx", 2, outside)
     (folder / "out").mkdir()
